@@ -1,0 +1,175 @@
+"""Token states: the residual stream that enters a layer's attention, for each vocabulary token on its own.
+
+Every product here is taken over fixed blocks of rows, each on one thread. The bits of a state therefore depend on
+the weights and the processor's arithmetic, and not on how many threads or workers a run was given.
+
+Shapes: V vocabulary, D model, H head dimension, R rows of one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch.nn import functional
+
+from pipeline.checkpoint import Checkpoint
+from pipeline.head import Head
+
+BLOCK_ROWS = 1024
+"""Rows in one block; fixed, because the shape of a product may change its last bit."""
+
+STATES = ("mlp",)
+"""Ways to take token states (`--states`)."""
+
+SCORES = ("attention", "bilinear")
+"""Forms of a score (`--scores`)."""
+
+_Block = Callable[[torch.Tensor], torch.Tensor]
+
+_ACTIVATIONS: dict[str, _Block] = {
+    "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
+    "gelu_fast": lambda x: functional.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "gelu": functional.gelu,
+    "relu": functional.relu,
+    "silu": functional.silu,
+    "swish": functional.silu,
+    "tanh": torch.tanh,
+}
+
+
+@dataclass(frozen=True)
+class HeadInputs:
+    """All that scoring one head needs.
+
+    Attributes:
+        queries_VH: float32 [V, H].
+        keys_VH: float32 [V, H].
+        scale: factor from the dot product of a query and a key to their score.
+    """
+
+    queries_VH: Float32[np.ndarray, "V H"]
+    keys_VH: Float32[np.ndarray, "V H"]
+    scale: float
+
+
+def mlp_states(checkpoint: Checkpoint, layer: int, *, threads: int) -> Float32[np.ndarray, "V D"]:
+    """Token states `mlp`: only the MLP blocks below the layer run; no position, no attention.
+
+    X_0 = W_E and X_{l+1} = X_l + MLP_l(LN2_l(X_l)), so that X_1 is the post's E = W_E + MLP_0(LN(W_E)).
+
+    Args:
+        checkpoint: the model.
+        layer: layer whose attention reads the states, from 0.
+        threads: threads to use; the result does not depend on it.
+
+    Returns:
+        float32 [V, D].
+
+    Source:
+        "The Self-Hating Attention Head" (2025), part 1, generalised to any layer.
+    """
+    states_VD = checkpoint.tensor("wte.weight")
+    for below in range(layer):
+        mlp = _mlp_block(checkpoint, below)
+
+        def add_output(rows: slice, mlp: _Block = mlp) -> None:
+            x_RD = torch.from_numpy(states_VD[rows])
+            x_RD += mlp(x_RD)
+
+        _for_blocks(len(states_VD), add_output, threads)
+    return states_VD
+
+
+def _mlp_block(checkpoint: Checkpoint, layer: int) -> _Block:
+    """One layer's x -> MLP(LN2(x)) on [rows, D]."""
+    gain, shift, w_in, b_in, w_out, b_out = (
+        torch.from_numpy(checkpoint.tensor(f"h.{layer}.{name}"))
+        for name in (
+            "ln_2.weight",
+            "ln_2.bias",
+            "mlp.c_fc.weight",
+            "mlp.c_fc.bias",
+            "mlp.c_proj.weight",
+            "mlp.c_proj.bias",
+        )
+    )
+    activation = _ACTIVATIONS[checkpoint.architecture.activation]
+    eps = checkpoint.architecture.layer_norm_eps
+
+    def mlp(x_RD: torch.Tensor) -> torch.Tensor:
+        normed_RD = functional.layer_norm(x_RD, gain.shape, gain, shift, eps)
+        return torch.addmm(b_out, activation(torch.addmm(b_in, normed_RD, w_in)), w_out)
+
+    return mlp
+
+
+def head_inputs(
+    checkpoint: Checkpoint,
+    states_VD: Float32[np.ndarray, "V D"],
+    head: Head,
+    *,
+    scores: str = "attention",
+    threads: int,
+) -> HeadInputs:
+    """Queries and keys of one head for the given token states.
+
+    `attention`: Q = LN(X) W_Q + b_Q, K = LN(X) W_K + b_K with the layer's LayerNorm weight and bias, and the model's
+    own scale (1/sqrt(H)), so that Q K^T * scale is the pre-softmax attention score in nats. `bilinear`: Q = N W'_Q,
+    K = N W'_K with N the normalised states and W' = diag(LN weight) W; no biases and no scale.
+
+    Args:
+        checkpoint: the model.
+        states_VD: float32 [V, D], the states that enter the head's layer.
+        head: the head.
+        scores: `attention` or `bilinear`.
+        threads: threads to use; the result does not depend on it.
+
+    Returns:
+        The queries, keys and scale.
+
+    Raises:
+        ValueError: if the head is outside the model or the form of the score is unknown.
+    """
+    architecture = checkpoint.architecture
+    head.require_inside(architecture.n_layers, architecture.n_heads)
+    if scores not in SCORES:
+        raise ValueError(f"scores {scores!r} are unknown; choose one of {', '.join(SCORES)}")
+    gain, shift, weight, bias = (
+        torch.from_numpy(checkpoint.tensor(f"h.{head.layer}.{name}"))
+        for name in ("ln_1.weight", "ln_1.bias", "attn.c_attn.weight", "attn.c_attn.bias")
+    )
+    d_model, d_head = architecture.d_model, architecture.d_head
+    parts = [slice(start + head.index * d_head, start + (head.index + 1) * d_head) for start in (0, d_model)]
+    # One product gives queries and keys: [D, 2H]. It is taken in float64 and rounded once: that costs little beside
+    # the scores, and leaves them the error of the states alone.
+    w_qk, b_qk = (torch.cat([values[..., part] for part in parts], dim=-1).double() for values in (weight, bias))
+    gain, shift = gain.double(), shift.double()
+    if scores == "bilinear":
+        w_qk, b_qk = gain[:, None] * w_qk, torch.zeros_like(b_qk)
+        gain, shift = torch.ones_like(gain), torch.zeros_like(shift)
+    projected_V2H = np.empty((len(states_VD), 2 * d_head), np.float32)
+
+    def project(rows: slice) -> None:
+        x_RD = torch.from_numpy(states_VD[rows]).double()
+        normed_RD = functional.layer_norm(x_RD, gain.shape, gain, shift, architecture.layer_norm_eps)
+        projected_V2H[rows] = torch.addmm(b_qk, normed_RD, w_qk)
+
+    _for_blocks(len(states_VD), project, threads)
+    queries_VH, keys_VH = (np.ascontiguousarray(half) for half in np.split(projected_V2H, 2, axis=1))
+    scale = architecture.score_scale(head.layer) if scores == "attention" else 1.0
+    return HeadInputs(queries_VH, keys_VH, scale)
+
+
+def _for_blocks(n_rows: int, work: Callable[[slice], None], threads: int) -> None:
+    """Do the work on every block of rows, each block on one thread of its own."""
+    blocks = [slice(start, min(start + BLOCK_ROWS, n_rows)) for start in range(0, n_rows, BLOCK_ROWS)]
+    # Torch keeps the number of its own threads per calling thread, so each pool thread sets it for itself.
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for _ in pool.map(work, blocks):
+            pass

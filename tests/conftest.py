@@ -1,0 +1,98 @@
+"""Checkpoints that tests share."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# No test may ask a hub; set before any library that reads it is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["QKATLAS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def make_random_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Write a GPT-2 with random weights, biases and LayerNorm weights, and no structure; returns its directory."""
+
+    def make(seed: int = 0, std: float = 0.2, **config: object) -> Path:
+        import torch
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        shape = {"n_layer": 3, "n_head": 8, "n_embd": 64, "vocab_size": 211, "n_positions": 48}
+        torch.manual_seed(seed)
+        model = GPT2LMHeadModel(GPT2Config(**{**shape, "bos_token_id": 0, "eos_token_id": 0, **config}))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(torch.randn_like(parameter) * std + (1.0 if "ln_" in name and "weight" in name else 0))
+        folder = tmp_path_factory.mktemp("random-model")
+        model.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_model(make_random_model: Callable[..., Path]) -> Path:
+    return make_random_model()
+
+
+@pytest.fixture(scope="session")
+def planted_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from jobs.resolve import write_planted
+    from pipeline.planted import PlantedDesign
+
+    folder = tmp_path_factory.mktemp("planted") / "tiny"
+    write_planted(PlantedDesign(size="tiny"), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def planted_truth(planted_tiny: Path) -> dict:
+    return json.loads((planted_tiny / "truth.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def reference_scores() -> Callable[..., np.ndarray]:
+    """Scores of a head over the vocabulary in NumPy float64, from the raw safetensors: [V, V]."""
+
+    def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * weight + bias
+
+    def scores(folder: Path, layer: int, head: int, form: str = "attention") -> np.ndarray:
+        from safetensors.numpy import load_file
+
+        config = json.loads((folder / "config.json").read_text())
+        stored = load_file(folder / "model.safetensors")
+        w = {name.removeprefix("transformer."): value.astype(np.float64) for name, value in stored.items()}
+        eps, d_model, n_head = config["layer_norm_epsilon"], config["n_embd"], config["n_head"]
+        d_head = d_model // n_head
+        x = w["wte.weight"]
+        for below in range(layer):
+            h = f"h.{below}."
+            inner = layer_norm(x, w[h + "ln_2.weight"], w[h + "ln_2.bias"], eps) @ w[h + "mlp.c_fc.weight"]
+            inner += w[h + "mlp.c_fc.bias"]
+            gelu = 0.5 * inner * (1 + np.tanh(np.sqrt(2 / np.pi) * (inner + 0.044715 * inner**3)))
+            x = x + gelu @ w[h + "mlp.c_proj.weight"] + w[h + "mlp.c_proj.bias"]
+        h = f"h.{layer}."
+        columns = slice(head * d_head, (head + 1) * d_head)
+        w_q, w_k = (part[:, columns] for part in np.split(w[h + "attn.c_attn.weight"], 3, axis=1)[:2])
+        b_q, b_k = (part[columns] for part in np.split(w[h + "attn.c_attn.bias"], 3)[:2])
+        if form == "bilinear":
+            normed = layer_norm(x, np.ones(d_model), np.zeros(d_model), eps)
+            gain = w[h + "ln_1.weight"][:, None]
+            return normed @ (gain * w_q) @ (gain * w_k).T @ normed.T
+        normed = layer_norm(x, w[h + "ln_1.weight"], w[h + "ln_1.bias"], eps)
+        return (normed @ w_q + b_q) @ (normed @ w_k + b_k).T / np.sqrt(d_head)
+
+    return scores

@@ -1,0 +1,97 @@
+"""Token states, queries and keys against the Hugging Face forward pass, TransformerBridge and NumPy in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2LMHeadModel
+
+from pipeline.checkpoint import Checkpoint
+from pipeline.head import Head
+from pipeline.states import head_inputs, mlp_states
+
+
+@pytest.mark.parametrize("variant", [{}, {"scale_attn_by_inverse_layer_idx": True}, {"scale_attn_weights": False}])
+def test_queries_and_keys_give_the_attention_pattern_of_a_prompt(
+    make_random_model: Callable[..., Path], variant: dict[str, bool]
+) -> None:
+    folder = make_random_model(1, **variant)
+    model = GPT2LMHeadModel.from_pretrained(folder, attn_implementation="eager").eval()
+    prompt_T = torch.randint(0, 211, (1, 40), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        out = model(prompt_T, output_attentions=True, output_hidden_states=True)
+    checkpoint = Checkpoint.open(folder)
+    causal_TT = np.tril(np.ones((40, 40), bool))
+    for layer in range(3):
+        # The prompt's own residual stream stands in for token states: the same code, the model's own answer.
+        residual_TD = out.hidden_states[layer][0].numpy()
+        for head in range(8):
+            inputs = head_inputs(checkpoint, residual_TD, Head(layer, head), threads=1)
+            scores_TT = np.where(causal_TT, inputs.queries_VH @ inputs.keys_VH.T * inputs.scale, -np.inf)
+            pattern_TT = np.exp(scores_TT - scores_TT.max(1, keepdims=True))
+            pattern_TT /= pattern_TT.sum(1, keepdims=True)
+            np.testing.assert_allclose(pattern_TT, out.attentions[layer][0, head].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_states_equal_a_transformer_bridge_run_without_position_and_attention(random_model: Path, layer: int) -> None:
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    hf = GPT2LMHeadModel.from_pretrained(random_model, attn_implementation="eager").eval()
+    bridge = build_bridge_from_module(hf, "GPT2LMHeadModel", hf_config=hf.config)
+    silenced = ["hook_pos_embed", *(f"blocks.{below}.hook_attn_out" for below in range(layer))]
+    hooks = [(name, lambda value, hook: torch.zeros_like(value)) for name in silenced]
+    tokens_V1 = torch.arange(211)[:, None]
+    with torch.no_grad():
+        residual = bridge.run_with_hooks(tokens_V1, stop_at_layer=layer, return_type=None, fwd_hooks=hooks)
+    ours = mlp_states(Checkpoint.open(random_model), layer, threads=1)
+    np.testing.assert_allclose(ours, residual[:, 0].numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["attention", "bilinear"])
+@pytest.mark.parametrize("head", [Head(0, 0), Head(1, 3), Head(2, 1)])
+def test_scores_equal_float64_numpy(
+    random_model: Path, head: Head, form: str, reference_scores: Callable[..., np.ndarray]
+) -> None:
+    checkpoint = Checkpoint.open(random_model)
+    inputs = head_inputs(checkpoint, mlp_states(checkpoint, head.layer, threads=1), head, scores=form, threads=1)
+    scores_VV = inputs.queries_VH.astype(np.float64) @ inputs.keys_VH.T * inputs.scale
+    expected_VV = reference_scores(random_model, head.layer, head.index, form)
+    # The MLP blocks run in float32: an error of a few 1e-7 of the largest score is theirs.
+    np.testing.assert_allclose(scores_VV, expected_VV, rtol=1e-5, atol=1e-6 * np.abs(expected_VV).max())
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu", "silu", "gelu_pytorch_tanh", "gelu_fast", "tanh"])
+def test_every_activation_is_that_of_the_model(make_random_model: Callable[..., Path], activation: str) -> None:
+    folder = make_random_model(2, activation_function=activation, n_layer=2)
+    block = GPT2LMHeadModel.from_pretrained(folder).eval().transformer.h[0]
+    checkpoint = Checkpoint.open(folder)
+    with torch.no_grad():
+        x_VD = torch.from_numpy(checkpoint.tensor("wte.weight"))
+        expected_VD = x_VD + block.mlp(block.ln_2(x_VD))
+    np.testing.assert_allclose(mlp_states(checkpoint, 1, threads=1), expected_VD.numpy(), atol=1e-5)
+
+
+def test_bits_do_not_depend_on_threads(make_random_model: Callable[..., Path]) -> None:
+    # Wide and ragged enough that a product over other blocks would change its last bits.
+    folder = make_random_model(4, vocab_size=2500, n_embd=192, n_layer=2)
+    checkpoint = Checkpoint.open(folder)
+    one = mlp_states(checkpoint, 1, threads=1)
+    many = mlp_states(checkpoint, 1, threads=5)
+    np.testing.assert_array_equal(one, many)
+    a, b = (head_inputs(checkpoint, one, Head(1, 2), threads=threads) for threads in (1, 5))
+    np.testing.assert_array_equal(a.queries_VH, b.queries_VH)
+    np.testing.assert_array_equal(a.keys_VH, b.keys_VH)
+
+
+def test_unknown_scores_and_heads_outside_are_refused(random_model: Path) -> None:
+    checkpoint = Checkpoint.open(random_model)
+    states_VD = checkpoint.tensor("wte.weight")
+    with pytest.raises(ValueError, match="'cosine' are unknown"):
+        head_inputs(checkpoint, states_VD, Head(0, 0), scores="cosine", threads=1)
+    with pytest.raises(ValueError, match="L3H0 is outside"):
+        head_inputs(checkpoint, states_VD, Head(3, 0), threads=1)
