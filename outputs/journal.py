@@ -1,0 +1,92 @@
+"""The journal of a run: one line for each shard that was committed, appended by the one driver."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from outputs.part import Part
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What a worker hands back for a shard in place of its data.
+
+    Attributes:
+        shard: the shard's name.
+        inputs: hash of the prepared input the shard was computed from.
+        parts: the files it wrote.
+        measures: numbers about the work itself (seconds, scores, peak memory); they identify nothing.
+    """
+
+    shard: str
+    inputs: str
+    parts: tuple[Part, ...]
+    measures: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The receipt as a JSON object."""
+        return {
+            "shard": self.shard,
+            "inputs": self.inputs,
+            "parts": [part.as_json() for part in self.parts],
+            "measures": dict(self.measures),
+        }
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Receipt:
+        """Read a receipt from the object that `as_json` made.
+
+        Raises:
+            KeyError: if a field is missing.
+        """
+        parts = tuple(Part.from_json(part) for part in entry["parts"])
+        return cls(shard=entry["shard"], inputs=entry["inputs"], parts=parts, measures=entry["measures"])
+
+
+class Journal:
+    """An append-only file of receipts.
+
+    A driver that dies in the middle of a line leaves a torn one; it is skipped when read, and the next line starts
+    anew, so that a fault costs at most the receipt that was being written.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def append(self, receipt: Receipt) -> None:
+        """Add a receipt and make it survive a power cut.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        line = json.dumps(receipt.as_json(), separators=(",", ":")).encode() + b"\n"
+        with self._file.open("a+b") as stream:
+            end = stream.seek(0, os.SEEK_END)
+            if end:
+                stream.seek(end - 1)
+                if stream.read(1) != b"\n":
+                    line = b"\n" + line
+            stream.write(line)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def read(self) -> dict[str, Receipt]:
+        """The newest receipt of each shard, by its name, in the order of their writing."""
+        receipts: dict[str, Receipt] = {}
+        try:
+            lines = self._file.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return receipts
+        for line in lines:
+            try:
+                receipt = Receipt.from_json(json.loads(line))
+            except (ValueError, KeyError, TypeError):
+                continue  # a torn or empty line commits nothing
+            receipts.pop(receipt.shard, None)
+            receipts[receipt.shard] = receipt
+        return receipts

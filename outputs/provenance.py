@@ -1,0 +1,70 @@
+"""Where results came from: code, versions, machine and command."""
+
+from __future__ import annotations
+
+import platform
+import socket
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "qkatlas",
+    "torch",
+    "numpy",
+    "numba",
+    "pyarrow",
+    "ray",
+    "safetensors",
+    "tokenizers",
+    "transformers",
+    "transformer_lens",
+)
+
+
+def provenance(argv: Sequence[str], **more: Any) -> dict[str, Any]:
+    """Describe how a run was made.
+
+    Args:
+        argv: the command.
+        more: what only the caller knows: model, device, seeds, timings.
+
+    Returns:
+        A JSON object for the manifest.
+    """
+    return {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "argv": list(argv),
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "code": _git_state(Path(__file__).resolve().parent.parent),
+        **more,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_state(root: Path) -> dict[str, Any] | None:
+    """Commit of the checkout the code runs from, or None where it runs from an installed package."""
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=True)
+    return done.stdout.strip()

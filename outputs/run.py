@@ -1,0 +1,230 @@
+"""A run folder: its plan, its journal, its tables, and the manifest that is written last.
+
+<out>/<job>-<run id>/
+    manifest.json            only in a finished run; readers follow it
+    tokens.parquet, topk/layer=L/head=N/part-*.parquet, ...
+    _state/plan.json         the shards, fixed at the first submission
+    _state/receipts.jsonl    the shards committed so far
+    _state/failures.log      tracebacks of shards that could not be computed
+    _state/quarantine/       files found among the tables that the run did not write
+    _state/lock
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from outputs import lock
+from outputs.journal import Journal, Receipt
+from outputs.part import Part, write_part, write_whole
+from outputs.shard import Shard
+
+FORMAT = 1
+"""Version of the manifest's own layout."""
+
+
+class Run:
+    """One run on disk. Opening it reads and writes nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._state = folder / "_state"
+        self._journal = Journal(self._state / "receipts.jsonl")
+        self._sound: dict[str, Receipt] = {}
+
+    @property
+    def manifest_file(self) -> Path:
+        """Where the manifest of a finished run lies."""
+        return self.folder / "manifest.json"
+
+    @property
+    def failure_log(self) -> Path:
+        """Where tracebacks of failed shards are kept."""
+        return self._state / "failures.log"
+
+    def exists(self) -> bool:
+        """Whether the folder holds a run, finished or not."""
+        return (self._state / "plan.json").is_file() or self.manifest_file.is_file()
+
+    def is_running(self) -> bool:
+        """Whether a driver computes it now."""
+        return lock.is_held(self._state / "lock")
+
+    def manifest(self) -> dict[str, Any] | None:
+        """The manifest, or None while the run is not finished.
+
+        Raises:
+            ValueError: if the file is there but is no manifest.
+        """
+        try:
+            manifest = json.loads(self.manifest_file.read_text(encoding="utf-8"))
+            manifest["parts"] = [Part.from_json(part) for part in manifest["parts"]]
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.manifest_file} is no manifest ({error}); remove it and submit again") from error
+        return dict(manifest)
+
+    def plan(self) -> dict[str, Any] | None:
+        """What was asked for: job, run id, request, model and shards; None if the folder holds no plan."""
+        try:
+            plan = json.loads((self._state / "plan.json").read_text(encoding="utf-8"))
+            plan["shards"] = [Shard.from_json(shard) for shard in plan["shards"]]
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"plan of {self.folder} cannot be read ({error}); remove the folder") from error
+        return dict(plan)
+
+    @contextmanager
+    def driving(self) -> Iterator[None]:
+        """Be the one driver of this run while the block lasts.
+
+        Raises:
+            RunIsBusyError: if another driver is at it.
+            OSError: if the folder cannot be made.
+        """
+        self._state.mkdir(parents=True, exist_ok=True)
+        with lock.exclusive(self._state / "lock"):
+            # Only a driver that was killed leaves these; its workers' renames can no longer matter.
+            for leftover in self.folder.rglob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
+            yield
+
+    def plan_or_load(self, request: Mapping[str, Any], shards: Sequence[Shard]) -> list[Shard]:
+        """Fix the plan at the first submission; afterwards the stored one holds.
+
+        Args:
+            request: what identifies the run, with its `run_id`.
+            shards: the plan to store if there is none.
+
+        Returns:
+            The shards of the run.
+
+        Raises:
+            ValueError: if the folder holds the plan of another run.
+        """
+        stored = self.plan()
+        if stored is None:
+            plan = {"format": FORMAT, **request, "shards": [shard.as_json() for shard in shards]}
+            write_whole(self._state / "plan.json", _json_bytes(plan))
+            return list(shards)
+        if stored["run_id"] != request["run_id"]:
+            raise ValueError(f"{self.folder} holds run {stored['run_id']}; move it away and submit again")
+        return list(stored["shards"])
+
+    def missing(self, shards: Sequence[Shard]) -> list[Shard]:
+        """The shards that still have to be computed.
+
+        A shard is there if it has a receipt, every part it names is on disk with that size and hash, and it was
+        computed from the same inputs as the newest shard of its group.
+
+        Args:
+            shards: the plan.
+
+        Returns:
+            The others, in the plan's order.
+        """
+        receipts = self._journal.read()
+        groups = {shard.name: shard.group for shard in shards}
+        newest = {groups[name]: receipt.inputs for name, receipt in receipts.items() if name in groups}
+        for shard in shards:
+            receipt = receipts.get(shard.name)
+            if receipt is None or receipt.inputs != newest[shard.group]:
+                self._sound.pop(shard.name, None)
+            elif self._sound.get(shard.name) != receipt:
+                # Each file is hashed once a driver; the commit hashes all of them once more.
+                if any(part.fault(self.folder) for part in receipt.parts):
+                    self._sound.pop(shard.name, None)
+                else:
+                    self._sound[shard.name] = receipt
+        return [shard for shard in shards if shard.name not in self._sound]
+
+    def record(self, receipt: Receipt) -> None:
+        """Commit a shard whose parts were just written.
+
+        Raises:
+            OSError: if the receipt cannot be written.
+        """
+        self._journal.append(receipt)
+        self._sound[receipt.shard] = receipt
+
+    def note_failure(self, shard: str, trace: str) -> None:
+        """Keep the traceback of a shard that could not be computed, as far as the disk allows."""
+        try:
+            with self.failure_log.open("a", encoding="utf-8") as stream:
+                stream.write(f"shard {shard}\n{trace.rstrip()}\n\n")
+        except OSError:
+            pass  # a full disk is often the very failure; the caller lists the shard in any case
+
+    def receipts(self) -> list[Receipt]:
+        """The receipts of the shards found sound or recorded by this driver."""
+        return list(self._sound.values())
+
+    def write_table(self, path: str, table: pa.Table) -> Part:
+        """Write a table of the whole run, such as `tokens.parquet`.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        return write_part(self.folder, path, table)
+
+    def commit(self, request: Mapping[str, Any], shards: Sequence[Shard], tables: Sequence[Part], **more: Any) -> None:
+        """Finish the run: check every part once more, set strange files aside, write the manifest last.
+
+        Args:
+            request: what identifies the run.
+            shards: the plan, all of it recorded.
+            tables: parts written by the driver itself.
+            more: further entries, such as `provenance`.
+
+        Raises:
+            OSError: if a part changed since it was recorded, or the manifest cannot be written.
+        """
+        receipts = [self._sound[shard.name] for shard in shards]
+        parts = [*tables, *(part for receipt in receipts for part in receipt.parts)]
+        faults = [fault for part in parts if (fault := part.fault(self.folder))]
+        if faults:
+            raise OSError(f"{len(faults)} parts changed while the run was finished, first: {faults[0]}; submit again")
+        self._set_aside({part.path for part in parts})
+        manifest = {
+            "format": FORMAT,
+            "status": "complete",
+            **request,
+            "shards": [
+                {**shard.as_json(), "inputs_sha256": receipt.inputs, "measures": dict(receipt.measures)}
+                for shard, receipt in zip(shards, receipts, strict=True)
+            ],
+            "parts": [part.as_json() for part in parts],
+            **more,
+        }
+        write_whole(self.manifest_file, _json_bytes(manifest))
+
+    def reopen(self) -> None:
+        """Take back the manifest of a finished run whose files were damaged, before they are computed again."""
+        self.manifest_file.unlink(missing_ok=True)
+
+    def strangers(self, known: set[str]) -> list[Path]:
+        """Files among the tables that the run did not write; readers of the whole folder would take them for data."""
+        return sorted(
+            file
+            for file in self.folder.rglob("*.parquet")
+            if not file.is_relative_to(self._state) and file.relative_to(self.folder).as_posix() not in known
+        )
+
+    def _set_aside(self, known: set[str]) -> None:
+        for file in self.strangers(known):
+            target = self._state / "quarantine" / f"{time.time_ns()}-{file.name}"
+            target.parent.mkdir(exist_ok=True)
+            file.rename(target)
+
+
+def _json_bytes(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -1,0 +1,77 @@
+"""Arrow schemas of every table a job leaves; each field says its unit and shape in its metadata."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+DATA_VERSION = 1
+"""Version of what the tables mean; a change of it gives every run a new id."""
+
+
+def _field(
+    name: str, kind: pa.DataType, what: str, *, unit: str = "", shape: str = "scalar", nullable: bool = False
+) -> pa.Field:
+    metadata = {"description": what, "unit": unit, "shape": shape}
+    return pa.field(name, kind, nullable=nullable, metadata={k: v for k, v in metadata.items() if v})
+
+
+TOKENS = pa.schema(
+    [
+        _field("token_id", pa.int32(), "row of the embedding matrix", unit="id"),
+        _field("text", pa.string(), "printable text of the token; lossy"),
+        _field("bytes", pa.binary(), "exact bytes of the token; null where no tokenizer names the id", nullable=True),
+        _field("is_special", pa.bool_(), "whether the token is a control token, such as <|endoftext|>"),
+    ]
+)
+
+
+def topk(k: int) -> pa.Schema:
+    """Schema of a `topk` part.
+
+    Args:
+        k: keys kept for each query.
+
+    Returns:
+        The schema, with lists of exactly k entries.
+    """
+    shape = f"[{k}]"
+    return pa.schema(
+        [
+            _field("token_id", pa.int32(), "query token", unit="id"),
+            _field(
+                "key_ids",
+                pa.list_(pa.int32(), k),
+                "keys with the highest scores, best first; equal scores by lower id",
+                unit="id",
+                shape=shape,
+            ),
+            _field(
+                "scores",
+                pa.list_(pa.float32(), k),
+                "scores of those keys",
+                unit="nats",
+                shape=shape,
+            ),
+        ]
+    )
+
+
+SELF = pa.schema(
+    [
+        _field("token_id", pa.int32(), "query token, and the key it is compared with", unit="id"),
+        _field("self_score", pa.float32(), "score of the token to itself", unit="nats"),
+        _field("self_rank", pa.int32(), "1 + number of keys with a higher score than the token itself", unit="rank"),
+        _field("row_mean", pa.float32(), "mean score over all keys", unit="nats"),
+        _field("row_std", pa.float32(), "standard deviation of the score over all keys (divisor V)", unit="nats"),
+        _field("self_z", pa.float32(), "(self_score - row_mean) / row_std; null where row_std is 0", nullable=True),
+        _field(
+            "best_other_id",
+            pa.int32(),
+            "key with the highest score but the token itself; null in a vocabulary of one",
+            unit="id",
+            nullable=True,
+        ),
+        _field("best_other_score", pa.float32(), "score of that key", unit="nats", nullable=True),
+        _field("self_gap", pa.float32(), "best_other_score - self_score", unit="nats", nullable=True),
+    ]
+)

@@ -1,0 +1,36 @@
+"""Shards: the fixed pieces a run is computed in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One piece of a run: computed whole by one worker, committed whole, and known by its name.
+
+    Attributes:
+        name: unique in its plan.
+        group: shards of one group share one prepared input, and may only stand together if it was the same.
+        bounds: what the piece covers, for example layer, head, first and last row.
+    """
+
+    name: str
+    group: str
+    bounds: Mapping[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        """The shard as a JSON object."""
+        return {"name": self.name, "group": self.group, **self.bounds}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Shard:
+        """Read a shard from the object that `as_json` made.
+
+        Raises:
+            KeyError: if the name or the group is missing.
+        """
+        bounds = {key: value for key, value in entry.items() if key not in ("name", "group")}
+        return cls(entry["name"], entry["group"], bounds)
