@@ -1,0 +1,1 @@
+"""Where work runs: executors and the resources they have. Imports no sibling package; one file imports Ray."""
