@@ -1,0 +1,58 @@
+"""The answer a person wants at the end of a job: what some well-known words attend to."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from jobs.model import Model
+from outputs.reader import read_rows
+from outputs.run import Run
+
+KNOWN_WORDS = ("red", "69", "Monday", "Italy", "cat", "1989", "apple", "rain")
+"""Words of the published keyword categories; those that are one token are shown."""
+
+_ROWS, _KEYS = 6, 8
+
+
+def top_attended(run: Run, model: Model) -> Table:
+    """The keys that known category words attend to most, with the rank of the word itself.
+
+    Args:
+        run: a finished full-vocab run.
+        model: its model.
+
+    Returns:
+        A table to print; for a vocabulary without these words, tokens spread over it stand in their place.
+    """
+    tokens = _known_tokens(model)
+    top, own = read_rows(run, "topk", tokens), read_rows(run, "self", tokens)
+    table = Table(title=None, box=None, pad_edge=False, header_style="bold")
+    table.add_column("query token", no_wrap=True)
+    table.add_column("own rank", justify="right")
+    table.add_column("attends most to (score in nats)")
+    rows = {row["token_id"]: row for row in top.to_pylist()}
+    ranks = dict(zip(own["token_id"].to_pylist(), own["self_rank"].to_pylist(), strict=True))
+    for token in tokens:
+        keys = zip(rows[token]["key_ids"][:_KEYS], rows[token]["scores"][:_KEYS], strict=True)
+        # Text, not str: a token such as "[bold]" is data, no markup.
+        listed = ", ".join(f"{shown(model, key)} {score:.1f}" for key, score in keys)
+        table.add_row(Text(shown(model, token)), Text(str(ranks[token])), Text(listed))
+    return table
+
+
+def shown(model: Model, token_id: int) -> str:
+    """A token's text with its leading space made visible, as `_red`."""
+    text = model.vocabulary.text(token_id)
+    return f"_{text[1:]}" if text.startswith(" ") else text
+
+
+def _known_tokens(model: Model) -> list[int]:
+    find = model.vocabulary.find
+    found = [token for word in KNOWN_WORDS for token in (find(f" {word}"), find(word)) if token is not None]
+    if found:
+        # One form of each word before the second form of any.
+        first = [next((t for t in (find(f" {w}"), find(w)) if t is not None), None) for w in KNOWN_WORDS]
+        return [token for token in first if token is not None][:_ROWS]
+    size = len(model.vocabulary.spellings)
+    return sorted({size * place // _ROWS for place in range(_ROWS)})

@@ -1,0 +1,246 @@
+"""`submit full-vocab`: one head over the whole vocabulary: top-k keys and self statistics of every token."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.executor import Executor, Grant, Handle
+from jobs.clock import Clock
+from jobs.model import Model
+from outputs import schemas
+from outputs.journal import Receipt
+from outputs.part import Part, partition, write_part
+from outputs.run import Run
+from outputs.shard import Shard
+from pipeline.head import Head
+from pipeline.scoring import PreparedKeys, RowScores, score_rows
+from pipeline.states import SCORES, STATES, HeadInputs, head_inputs, mlp_states
+
+ROWS_PER_SHARD = 4096
+"""Query tokens in a shard, unless a number of shards is asked for: 0.2 s on a core, 2 MB of tables."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullVocab:
+    """One head over the whole vocabulary."""
+
+    head: str = "L1H5"
+    """The head, by layer and place, both from 0."""
+    states: str = "mlp"
+    """How token states are taken: `mlp`."""
+    scores: str = "attention"
+    """Form of the score: `attention` (nats, with biases and scale) or `bilinear` (neither)."""
+    top_k: int = 64
+    """Keys kept for each query token."""
+
+    def __post_init__(self) -> None:
+        Head.parse(self.head)
+        for name, value, known in (("--states", self.states, STATES), ("--scores", self.scores, SCORES)):
+            if value not in known:
+                raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(known)}")
+        if self.top_k < 1:
+            raise ValueError(f"--top-k {self.top_k} is below 1; keep at least one key a token")
+
+    def require_fits(self, model: Model) -> None:
+        """Check the request against the model.
+
+        Raises:
+            ValueError: if the head is outside the model or top_k exceeds its vocabulary.
+        """
+        architecture = model.checkpoint.architecture
+        Head.parse(self.head).require_inside(architecture.n_layers, architecture.n_heads)
+        if self.top_k > architecture.vocab_size:
+            raise ValueError(
+                f"--top-k {self.top_k} is more than the vocabulary of {model.name} holds; "
+                f"keep at most {architecture.vocab_size}"
+            )
+
+
+class FullVocabJob:
+    """How `full-vocab` is planned, computed and finished.
+
+    Args:
+        spec: what is asked for.
+        model: the model.
+        shards: pieces to cut the vocabulary into; None = pieces of ROWS_PER_SHARD tokens.
+
+    Raises:
+        ValueError: if the request does not fit the model.
+    """
+
+    name = "full-vocab"
+
+    def __init__(self, spec: FullVocab, model: Model, *, shards: int | None = None) -> None:
+        spec.require_fits(model)
+        vocab_size = model.checkpoint.architecture.vocab_size
+        if shards is not None and not 1 <= shards <= vocab_size:
+            raise ValueError(f"--shards {shards} is impossible; choose from 1 to the vocabulary's {vocab_size}")
+        self.spec = spec
+        self.model = model
+        self._head = Head.parse(spec.head)
+        self._shards = shards or -(-vocab_size // ROWS_PER_SHARD)
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that change results."""
+        return asdict(self.spec)
+
+    def plan(self) -> list[Shard]:
+        """Row ranges of nearly equal length that cover the vocabulary; they depend on no machine."""
+        vocab_size = self.model.checkpoint.architecture.vocab_size
+        edges = [vocab_size * number // self._shards for number in range(self._shards + 1)]
+        return [
+            Shard(
+                f"{self._head}-{number:05d}",
+                str(self._head),
+                {"layer": self._head.layer, "head": self._head.index, "part": number, "start": start, "stop": stop},
+            )
+            for number, (start, stop) in enumerate(pairwise(edges))
+        ]
+
+    def scores_in(self, shard: Shard) -> int:
+        """Scores that a shard computes."""
+        return (shard.bounds["stop"] - shard.bounds["start"]) * self.model.checkpoint.architecture.vocab_size
+
+    def tasks(
+        self, shards: Iterable[Shard], folder: Path, executor: Executor, threads: int, clock: Clock
+    ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
+        """The shards with what a worker needs for them; queries and keys are computed once and shared."""
+        inputs = self.inputs(threads)
+        digest = _digest(inputs)
+        shared: Handle = executor.put(inputs)
+        clock.lap("states, queries and keys")
+        for shard in shards:
+            yield shard, (folder, digest, shared, self.spec.top_k)
+
+    def inputs(self, threads: int) -> HeadInputs:
+        """Queries and keys of the head for every token."""
+        states_VD = mlp_states(self.model.checkpoint, self._head.layer, threads=threads)
+        return head_inputs(self.model.checkpoint, states_VD, self._head, scores=self.spec.scores, threads=threads)
+
+    @staticmethod
+    def run_shard(grant: Grant, shard: Shard, folder: Path, digest: str, inputs: HeadInputs, k: int) -> Receipt:
+        """Score one shard's rows and write its parts; runs on a worker.
+
+        Raises:
+            OSError: if a part cannot be written.
+        """
+        bounds = shard.bounds
+        rows = slice(bounds["start"], bounds["stop"])
+        started = time.perf_counter()
+        keys = _prepared_keys(digest, inputs.keys_VH, "cuda" if grant.gpus else "cpu")
+        token_ids_R = np.arange(rows.start, rows.stop, dtype=np.int32)
+        scores = score_rows(
+            inputs.queries_VH[rows], keys, row_ids_R=token_ids_R, k=k, scale=inputs.scale, threads=grant.cpus
+        )
+        scored = time.perf_counter()
+        place = bounds["layer"], bounds["head"], bounds["part"]
+        parts = (
+            write_part(folder, partition("topk", *place), topk_table(token_ids_R, scores)),
+            write_part(folder, partition("self", *place), self_table(token_ids_R, scores)),
+        )
+        return Receipt(
+            shard=shard.name,
+            inputs=digest,
+            parts=parts,
+            measures={
+                "scoring_seconds": round(scored - started, 4),
+                "writing_seconds": round(time.perf_counter() - scored, 4),
+                "scores": len(token_ids_R) * len(inputs.keys_VH),
+                "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                "device": keys.device.type,
+                "cpus": grant.cpus,
+            },
+        )
+
+    def reduce(self, run: Run) -> list[Part]:
+        """Write the tables of the whole run."""
+        return [run.write_table("tokens.parquet", tokens_table(self.model))]
+
+
+def topk_table(token_ids_R: np.ndarray, scores: RowScores) -> pa.Table:
+    """The `topk` rows of some query tokens.
+
+    Args:
+        token_ids_R: int32 [R], the query tokens.
+        scores: their rows.
+
+    Returns:
+        A table of schema `schemas.topk(k)`.
+    """
+    k = scores.key_ids_RK.shape[1]
+    columns = [
+        pa.array(token_ids_R),
+        pa.FixedSizeListArray.from_arrays(pa.array(scores.key_ids_RK.reshape(-1)), k),
+        pa.FixedSizeListArray.from_arrays(pa.array(scores.scores_RK.reshape(-1)), k),
+    ]
+    return pa.Table.from_arrays(columns, schema=schemas.topk(k))
+
+
+def self_table(token_ids_R: np.ndarray, scores: RowScores) -> pa.Table:
+    """The `self` rows of some query tokens.
+
+    Args:
+        token_ids_R: int32 [R], the query tokens.
+        scores: their rows.
+
+    Returns:
+        A table of schema `schemas.SELF`.
+    """
+    self_score_R = scores.self_score_R.astype(np.float64)
+    varies_R = scores.row_std_R > 0
+    self_z_R = (self_score_R - scores.row_mean_R) / np.where(varies_R, scores.row_std_R, 1.0)
+    alone_R = np.ma.getmaskarray(scores.best_other_id_R)
+    best_other_R = np.ma.getdata(scores.best_other_score_R)
+    columns = [
+        pa.array(token_ids_R),
+        pa.array(scores.self_score_R),
+        pa.array(scores.self_rank_R),
+        pa.array(scores.row_mean_R.astype(np.float32)),
+        pa.array(scores.row_std_R.astype(np.float32)),
+        pa.array(self_z_R.astype(np.float32), mask=~varies_R),
+        pa.array(np.ma.getdata(scores.best_other_id_R), mask=alone_R),
+        pa.array(best_other_R, mask=alone_R),
+        pa.array((best_other_R.astype(np.float64) - self_score_R).astype(np.float32), mask=alone_R),
+    ]
+    return pa.Table.from_arrays(columns, schema=schemas.SELF)
+
+
+def tokens_table(model: Model) -> pa.Table:
+    """The `tokens` table of a model."""
+    vocabulary = model.vocabulary
+    size = len(vocabulary.spellings)
+    columns = [
+        pa.array(np.arange(size, dtype=np.int32)),
+        pa.array([vocabulary.text(token_id) for token_id in range(size)]),
+        pa.array(vocabulary.spellings, pa.binary()),
+        pa.array(vocabulary.special),
+    ]
+    return pa.Table.from_arrays(columns, schema=schemas.TOKENS)
+
+
+def _digest(inputs: HeadInputs) -> str:
+    digest = hashlib.sha256(repr((inputs.queries_VH.shape, inputs.scale)).encode())
+    digest.update(inputs.queries_VH.data)
+    digest.update(inputs.keys_VH.data)
+    return digest.hexdigest()
+
+
+_last_keys: tuple[tuple[str, str], PreparedKeys] | None = None
+
+
+def _prepared_keys(digest: str, keys_VH: np.ndarray, device: str) -> PreparedKeys:
+    """Keys prepared for scoring, kept between the shards that one worker process computes."""
+    global _last_keys
+    if _last_keys is None or _last_keys[0] != (digest, device):
+        _last_keys = (digest, device), PreparedKeys(keys_VH, device=device)
+    return _last_keys[1]

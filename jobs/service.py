@@ -1,0 +1,200 @@
+"""The one loop that every job runs through: plan, find what is missing, compute it, commit."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Protocol
+
+from cluster.executor import Executor, Failure, Grant
+from jobs.clock import Clock
+from jobs.model import Model
+from jobs.progress import Progress
+from jobs.request import identify
+from outputs.journal import Receipt
+from outputs.part import Part
+from outputs.provenance import provenance
+from outputs.run import Run
+from outputs.shard import Shard
+
+_ROUNDS = 3
+"""Shards go stale when the inputs have other bits here than on the machine that began the run; a second round computes
+those again. A third would mean that the inputs change by themselves."""
+
+
+class Job(Protocol):
+    """What a job tells the loop about itself."""
+
+    name: str
+    model: Model
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that change results."""
+        ...
+
+    def plan(self) -> list[Shard]:
+        """The shards, the same on every machine."""
+        ...
+
+    def scores_in(self, shard: Shard) -> int:
+        """Scores a shard computes, for progress."""
+        ...
+
+    def tasks(
+        self, shards: Iterable[Shard], folder: Path, executor: Executor, threads: int, clock: Clock
+    ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
+        """Each shard with the arguments of `run_shard`."""
+        ...
+
+    @property
+    def run_shard(self) -> Callable[..., Receipt]:
+        """Computes a shard on a worker, writes its parts, returns its receipt."""
+        ...
+
+    def reduce(self, run: Run) -> list[Part]:
+        """Write what needs all shards."""
+        ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a submission ended."""
+
+    run: Run
+    failures: dict[str, Failure]
+    """Shards that could not be computed, by name; empty if the run is complete."""
+    computed: int
+    """Shards computed by this submission."""
+    seconds: dict[str, float]
+    """Wall-clock seconds of each stage."""
+
+
+def submit(
+    job: Job,
+    *,
+    out: Path,
+    executor: Executor,
+    gpus: int | None = None,
+    progress: Progress | None = None,
+    clock: Clock | None = None,
+    seed: int = 0,
+    argv: Sequence[str] = (),
+) -> Result:
+    """Compute whatever of a job is not there yet.
+
+    Args:
+        job: the job, fitted to its model.
+        out: folder of all runs.
+        executor: where shards run; closed by the caller.
+        gpus: GPUs to use; 0 = CPUs, None = all the cluster has.
+        progress: told of every shard that ends.
+        clock: the clock of the whole submission, for the manifest.
+        seed: seed of the request, for the manifest; a job that draws has it among its settings.
+        argv: the command, for the manifest.
+
+    Returns:
+        The run, complete unless shards failed.
+
+    Raises:
+        ValueError: if the request cannot be met (more GPUs than there are, a folder that cannot be written, another
+            driver at work); nothing was computed.
+        OSError: if the driver could not write (a full disk); what was committed stays.
+    """
+    progress = progress or Progress(quiet=True)
+    clock = clock or Clock()
+    request = identify(job.name, job.settings(), job.model.identity)
+    run = Run(out / f"{job.name}-{request['run_id']}")
+    if _is_finished(run):
+        return Result(run, {}, 0, clock.seconds)
+    grant = Grant.divide(executor.capacity(), gpus)
+
+    with _driving(out, run):
+        if _is_finished(run):  # by a driver that held the run until now
+            return Result(run, {}, 0, clock.seconds)
+        run.reopen()
+        shards = run.plan_or_load(request, job.plan())
+        missing = run.missing(shards)
+        clock.lap("looking")
+        computed = 0
+        failures: dict[str, Failure] = {}
+        if missing:
+            executor.start(grant)
+            clock.lap(f"starting {executor.name}")
+            computed, failures = _compute(job, run, shards, executor, grant, progress, clock)
+        if failures:
+            return Result(run, failures, computed, clock.seconds)
+        tables = job.reduce(run)
+        facts = {"model": job.model.name, "executor": executor.name, "workers": grant.workers, "tf32": False}
+        origin = provenance(argv, **facts, seed=seed, seconds=clock.seconds)
+        run.commit(request, shards, tables, provenance=origin)
+        clock.lap("committing")
+    return Result(run, {}, computed, clock.seconds)
+
+
+def _compute(
+    job: Job,
+    run: Run,
+    shards: Sequence[Shard],
+    executor: Executor,
+    grant: Grant,
+    progress: Progress,
+    clock: Clock,
+) -> tuple[int, dict[str, Failure]]:
+    """Compute the missing shards; how many were computed, and why the others were not."""
+    failures: dict[str, Failure] = {}
+    computed = 0
+    missing = run.missing(shards)
+    for _ in range(_ROUNDS):
+        if not missing or failures:
+            break
+        tasks = iter(job.tasks(missing, run.folder.resolve(), executor, grant.cpus, clock))
+        try:
+            first = next(tasks)  # takes as long as the token states; the pace is counted from here
+            progress.begin(shards, missing, job.scores_in)
+            for outcome in executor.map(job.run_shard, chain([first], tasks)):
+                if outcome.value is None:
+                    failure = outcome.failure or Failure("Lost", "it has no outcome", "")
+                    failures[outcome.item.name] = failure
+                    run.note_failure(outcome.item.name, failure.trace)
+                    progress.failed(outcome.item, failure)
+                else:
+                    run.record(outcome.value)
+                    computed += 1
+                    progress.committed(outcome.item)
+        except ValueError as error:
+            # The request was checked before this point: a ValueError from here is our own fault, no bad request.
+            raise RuntimeError(f"{job.name} failed while it was computed") from error
+        finally:
+            progress.end()
+        missing = run.missing(shards)
+    clock.lap("scoring and writing")
+    for shard in missing:
+        failures.setdefault(shard.name, Failure("Damaged", "its parts changed after they were written", ""))
+    return computed, failures
+
+
+def _is_finished(run: Run) -> bool:
+    """Whether a run's manifest is there and every file is the one it lists, and no other."""
+    manifest = run.manifest()
+    if manifest is None:
+        return False
+    known = {part.path for part in manifest["parts"]}
+    return not run.strangers(known) and not any(part.fault(run.folder) for part in manifest["parts"])
+
+
+@contextmanager
+def _driving(out: Path, run: Run) -> Iterator[None]:
+    """Drive a run; a folder that cannot be written is a request that cannot be met."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(run.driving())
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            reason = error.strerror or str(error)
+            raise ValueError(f"--out {out} cannot be written ({reason}); choose another folder") from error
+        yield

@@ -1,0 +1,144 @@
+"""One use of the command line: where runs lie, what they run on, and what is printed at the end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from jobs.clock import Clock
+from jobs.progress import Progress
+
+if TYPE_CHECKING:
+    from cluster.executor import Executor
+    from jobs.service import Job, Result
+
+
+def local_folder(out: str) -> Path:
+    """The folder `--out` names.
+
+    Raises:
+        ValueError: for a URI, since only local folders are written.
+    """
+    if "://" in out:
+        raise ValueError(f"--out {out} is a URI; only local folders are supported, mount the store as one")
+    return Path(out).expanduser()
+
+
+class Session:
+    """Submits a job with the command line's common options.
+
+    Args:
+        out: `--out`.
+        gpus: `--gpus`.
+        address: `--address`.
+        in_process: run without Ray.
+        seed: `--seed`, kept in the manifest.
+        quiet: print nothing but errors.
+
+    Raises:
+        ValueError: if the options contradict each other or name something unsupported.
+    """
+
+    def __init__(
+        self, *, out: str, gpus: int | None, address: str | None, in_process: bool, seed: int, quiet: bool
+    ) -> None:
+        if address is not None and in_process:
+            raise ValueError(f"--address {address} and --in-process exclude each other; leave one out")
+        if address is not None and "://" in address:
+            raise ValueError(f"--address {address} is a URL; join a cluster from one of its nodes: auto or host:port")
+        self._out = local_folder(out)
+        self._gpus = gpus
+        self._address = address
+        self._in_process = in_process
+        self._seed = seed
+        self._console = Console(highlight=False, soft_wrap=False)
+        self.progress = Progress(quiet=quiet)
+        self._clock = Clock()
+        self._executor = self._make_executor()
+
+    def __enter__(self) -> Session:
+        """Check at once, before anything is loaded, that there are the GPUs asked for.
+
+        Raises:
+            ValueError: if there are not, or no cluster answers.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(self._executor)
+            if self._gpus:
+                from cluster.executor import Grant
+
+                Grant.divide(self._executor.capacity(), self._gpus)
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.close()
+
+    def submit(self, job: Job) -> Result:
+        """Run a job through the loop."""
+        from jobs.service import submit
+
+        self._clock.lap("opening the model")
+        return submit(
+            job,
+            out=self._out,
+            executor=self._executor,
+            gpus=self._gpus,
+            progress=self.progress,
+            clock=self._clock,
+            seed=self._seed,
+            argv=sys.argv,  # noqa: TID251 - recorded in the manifest, not read
+        )
+
+    def print(self, what: Any) -> None:
+        """Print a table or a line."""
+        self._console.print(what)
+
+    def report_done(self, result: Result, tables: Sequence[str]) -> None:
+        """Say where the data lies, how long it took, and what to try next."""
+        folder = result.run.folder
+        manifest = result.run.manifest()
+        assert manifest is not None, "a result without failures is committed"
+        size = sum(part.bytes for part in manifest["parts"]) / 1e6
+        if result.computed:
+            stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items() if seconds >= 0.05)
+            self.line(f"\n{result.computed} shards in {sum(result.seconds.values()):.1f} s ({stages})")
+        else:
+            self.line("\nfinished before; nothing had to be computed")
+        self.line(f"{size:.1f} MB in {folder}: {', '.join(tables)}")
+        self.line(f"next: submit verify {folder}")
+        self.line(f"      duckdb -c \"SELECT * FROM '{folder}/self/**/*.parquet' ORDER BY self_gap DESC LIMIT 10\"")
+
+    def report_failures(self, result: Result) -> int:
+        """Say that shards could not be computed; the exit code for that."""
+        print(
+            f"submit: error: {len(result.failures)} shards failed, tracebacks in {result.run.failure_log}; the others "
+            "are kept, submit the same request again to compute only these",
+            file=sys.stderr,
+        )
+        return 1
+
+    def line(self, text: str) -> None:
+        """Print a plain line, unwrapped."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def _make_executor(self) -> Executor:
+        if self._in_process:
+            from cluster.in_process import InProcessExecutor
+
+            return InProcessExecutor()
+        from cluster.ray_cluster import RayExecutor
+
+        if self._address is None:
+            return RayExecutor()
+        import cluster
+        import jobs
+        import outputs
+        import pipeline
+
+        return RayExecutor(self._address, packages=(cluster, jobs, outputs, pipeline))
