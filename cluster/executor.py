@@ -37,8 +37,8 @@ class Grant:
     workers: int
     """Workers that run at the same time."""
 
-    MOST_CPUS = 8
-    """Threads past which one shard no longer scales; a larger node runs more workers."""
+    MOST_CPUS = 4
+    """Threads that a shard of 4096 rows keeps busy; a larger node runs more workers."""
 
     @classmethod
     def divide(cls, capacity: Capacity, gpus: int | None) -> Grant:
@@ -49,7 +49,7 @@ class Grant:
             gpus: GPUs to use; 0 = CPUs only, None = all there are.
 
         Returns:
-            One GPU a worker, or up to 8 threads a worker on CPUs.
+            One GPU a worker, or up to 4 threads a worker on CPUs.
 
         Raises:
             ValueError: if the cluster has fewer GPUs than asked for.

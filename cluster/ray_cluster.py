@@ -125,6 +125,7 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
         if self._address is None:
             assert grant is not None, "an embedded cluster is started for its grant"
             ray.init(
+                address="local",  # whatever RAY_ADDRESS says
                 num_cpus=max(local_cpus(), grant.cpus),
                 num_gpus=grant.workers * grant.gpus,
                 include_dashboard=False,

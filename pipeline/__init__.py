@@ -1,1 +1,1 @@
-"""The mathematics: checkpoints, token states, circuits and scores. Imports no sibling package, no Ray, and writes no files."""
+"""The mathematics: checkpoints, token states, circuits and scores. Imports no sibling and no Ray; writes no files."""

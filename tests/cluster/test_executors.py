@@ -104,8 +104,8 @@ def test_the_cluster_is_divided_among_workers() -> None:
     small = Capacity(nodes=1, cpus=2, cpus_per_node=2, gpus=0)
     assert Grant.divide(small, None) == Grant.divide(small, 0) == Grant(cpus=2, gpus=0, workers=1)
     big = Capacity(nodes=3, cpus=96, cpus_per_node=32, gpus=12)
-    assert Grant.divide(big, 0) == Grant(cpus=8, gpus=0, workers=12)
-    assert Grant.divide(big, None) == Grant(cpus=8, gpus=1, workers=12)
+    assert Grant.divide(big, 0) == Grant(cpus=4, gpus=0, workers=24)
+    assert Grant.divide(big, None) == Grant(cpus=4, gpus=1, workers=12)
     assert Grant.divide(big, 8).workers == 8
     with pytest.raises(ValueError, match=r"--gpus 13 .* \(3 nodes, 96 CPUs and 12 GPUs\)"):
         Grant.divide(big, 13)
