@@ -1,0 +1,1 @@
+"""Benchmarks of this service's own parts; run by hand, imported by nothing."""
