@@ -5,26 +5,25 @@ from __future__ import annotations
 import hashlib
 import resource
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from cluster.executor import Executor, Grant, Handle
 from jobs.clock import Clock
 from jobs.model import Model
-from outputs import schemas
+from jobs.tables import self_table, tokens_table, topk_table
 from outputs.journal import Receipt
 from outputs.part import Part, partition, write_part
 from outputs.run import Run
 from outputs.shard import Shard
 from pipeline.head import Head
-from pipeline.scoring import PreparedKeys, RowScores, score_rows
-from pipeline.states import SCORES, STATES, HeadInputs, head_inputs, mlp_states
+from pipeline.scoring import PreparedKeys, score_rows
+from pipeline.states import SCORES, STATES, HeadInputs, head_inputs, head_weights, mlp_states
 
 ROWS_PER_SHARD = 4096
 """Query tokens in a shard, unless a number of shards is asked for: 0.2 s on a core, 2 MB of tables."""
@@ -111,21 +110,27 @@ class FullVocabJob:
         """Scores that a shard computes."""
         return (shard.bounds["stop"] - shard.bounds["start"]) * self.model.checkpoint.architecture.vocab_size
 
+    def stages(self, missing: Sequence[Shard]) -> list[list[Shard]]:
+        """One stage: no shard needs another."""
+        return [list(missing)]
+
     def tasks(
-        self, shards: Iterable[Shard], folder: Path, executor: Executor, threads: int, clock: Clock
+        self, stage: Sequence[Shard], run: Run, executor: Executor, threads: int, clock: Clock
     ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
         """The shards with what a worker needs for them; queries and keys are computed once and shared."""
         inputs = self.inputs(threads)
         digest = _digest(inputs)
         shared: Handle = executor.put(inputs)
         clock.lap("states, queries and keys")
-        for shard in shards:
+        folder = run.folder.resolve()
+        for shard in stage:
             yield shard, (folder, digest, shared, self.spec.top_k)
 
     def inputs(self, threads: int) -> HeadInputs:
         """Queries and keys of the head for every token."""
         states_VD = mlp_states(self.model.checkpoint, self._head.layer, threads=threads)
-        return head_inputs(self.model.checkpoint, states_VD, self._head, scores=self.spec.scores, threads=threads)
+        weights = head_weights(self.model.checkpoint, self._head, scores=self.spec.scores)
+        return head_inputs(weights, states_VD, threads=threads)
 
     @staticmethod
     def run_shard(grant: Grant, shard: Shard, folder: Path, digest: str, inputs: HeadInputs, k: int) -> Receipt:
@@ -165,67 +170,6 @@ class FullVocabJob:
     def reduce(self, run: Run) -> list[Part]:
         """Write the tables of the whole run."""
         return [run.write_table("tokens.parquet", tokens_table(self.model))]
-
-
-def topk_table(token_ids_R: np.ndarray, scores: RowScores) -> pa.Table:
-    """The `topk` rows of some query tokens.
-
-    Args:
-        token_ids_R: int32 [R], the query tokens.
-        scores: their rows.
-
-    Returns:
-        A table of schema `schemas.topk(k)`.
-    """
-    k = scores.key_ids_RK.shape[1]
-    columns = [
-        pa.array(token_ids_R),
-        pa.FixedSizeListArray.from_arrays(pa.array(scores.key_ids_RK.reshape(-1)), k),
-        pa.FixedSizeListArray.from_arrays(pa.array(scores.scores_RK.reshape(-1)), k),
-    ]
-    return pa.Table.from_arrays(columns, schema=schemas.topk(k))
-
-
-def self_table(token_ids_R: np.ndarray, scores: RowScores) -> pa.Table:
-    """The `self` rows of some query tokens.
-
-    Args:
-        token_ids_R: int32 [R], the query tokens.
-        scores: their rows.
-
-    Returns:
-        A table of schema `schemas.SELF`.
-    """
-    self_score_R = scores.self_score_R.astype(np.float64)
-    varies_R = scores.row_std_R > 0
-    self_z_R = (self_score_R - scores.row_mean_R) / np.where(varies_R, scores.row_std_R, 1.0)
-    alone_R = np.ma.getmaskarray(scores.best_other_id_R)
-    best_other_R = np.ma.getdata(scores.best_other_score_R)
-    columns = [
-        pa.array(token_ids_R),
-        pa.array(scores.self_score_R),
-        pa.array(scores.self_rank_R),
-        pa.array(scores.row_mean_R.astype(np.float32)),
-        pa.array(scores.row_std_R.astype(np.float32)),
-        pa.array(self_z_R.astype(np.float32), mask=~varies_R),
-        pa.array(np.ma.getdata(scores.best_other_id_R), mask=alone_R),
-        pa.array(best_other_R, mask=alone_R),
-        pa.array((best_other_R.astype(np.float64) - self_score_R).astype(np.float32), mask=alone_R),
-    ]
-    return pa.Table.from_arrays(columns, schema=schemas.SELF)
-
-
-def tokens_table(model: Model) -> pa.Table:
-    """The `tokens` table of a model."""
-    vocabulary = model.vocabulary
-    size = len(vocabulary.spellings)
-    columns = [
-        pa.array(np.arange(size, dtype=np.int32)),
-        pa.array([vocabulary.text(token_id) for token_id in range(size)]),
-        pa.array(vocabulary.spellings, pa.binary()),
-        pa.array(vocabulary.special),
-    ]
-    return pa.Table.from_arrays(columns, schema=schemas.TOKENS)
 
 
 def _digest(inputs: HeadInputs) -> str:

@@ -34,7 +34,8 @@ class Progress:
         self._scores_total = self._scores_done = 0
         self._failed = 0
         self._scores_in: Callable[[Shard], int] = lambda shard: 0
-        self._started = self._shown = 0.0
+        self._elapsed = self._since = 0.0
+        self._shown = float("-inf")
 
     def begin(self, shards: Sequence[Shard], missing: Sequence[Shard], scores_in: Callable[[Shard], int]) -> None:
         """A round of computing starts.
@@ -47,10 +48,18 @@ class Progress:
         self._total, self._kept, self._done = len(shards), len(shards) - len(missing), 0
         self._scores_in, self._scores_done = scores_in, 0
         self._scores_total = sum(map(scores_in, missing))
-        self._started = time.monotonic()
-        self._shown = 0.0
+        self._elapsed = 0.0
+        self._shown = float("-inf")
         if self._kept:
             self.say(f"{self._kept} of {self._total} shards are there already; computing the other {len(missing)}")
+
+    def computing(self) -> None:
+        """Workers are at it from now on: the pace counts this time alone."""
+        self._since = time.monotonic()
+
+    def waiting(self) -> None:
+        """Workers are done until the next `computing`."""
+        self._elapsed += time.monotonic() - self._since
 
     def committed(self, shard: Shard) -> None:
         """A shard was committed."""
@@ -77,7 +86,7 @@ class Progress:
 
     def line(self) -> str:
         """Shards done, scores a second, and the time left at that pace."""
-        elapsed = max(time.monotonic() - self._started, 1e-6)
+        elapsed = max(self._elapsed + time.monotonic() - self._since, 1e-6)
         pace = self._scores_done / elapsed
         left = (self._scores_total - self._scores_done) / pace if pace else float("inf")
         return (

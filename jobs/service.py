@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -44,10 +44,14 @@ class Job(Protocol):
         """Scores a shard computes, for progress."""
         ...
 
+    def stages(self, missing: Sequence[Shard]) -> list[list[Shard]]:
+        """The missing shards in groups, each of which may stand on what the groups before it committed."""
+        ...
+
     def tasks(
-        self, shards: Iterable[Shard], folder: Path, executor: Executor, threads: int, clock: Clock
+        self, stage: Sequence[Shard], run: Run, executor: Executor, threads: int, clock: Clock
     ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
-        """Each shard with the arguments of `run_shard`."""
+        """Each shard of a stage with the arguments of `run_shard`; none where what it stands on is missing."""
         ...
 
     @property
@@ -151,29 +155,32 @@ def _compute(
     for _ in range(_ROUNDS):
         if not missing or failures:
             break
-        tasks = iter(job.tasks(missing, run.folder.resolve(), executor, grant.cpus, clock))
+        progress.begin(shards, missing, job.scores_in)
         try:
-            first = next(tasks)  # takes as long as the token states; the pace is counted from here
-            progress.begin(shards, missing, job.scores_in)
-            for outcome in executor.map(job.run_shard, chain([first], tasks)):
-                if outcome.value is None:
-                    failure = outcome.failure or Failure("Lost", "it has no outcome", "")
-                    failures[outcome.item.name] = failure
-                    run.note_failure(outcome.item.name, failure.trace)
-                    progress.failed(outcome.item, failure)
-                else:
-                    run.record(outcome.value)
-                    computed += 1
-                    progress.committed(outcome.item)
+            for stage in job.stages(missing):
+                tasks = iter(job.tasks(stage, run, executor, grant.cpus, clock))
+                first = next(tasks, None)  # takes as long as the token states, which the pace leaves out
+                progress.computing()
+                for outcome in executor.map(job.run_shard, chain([first] if first else [], tasks)):
+                    if outcome.value is None:
+                        failure = outcome.failure or Failure("Lost", "it has no outcome", "")
+                        failures[outcome.item.name] = failure
+                        run.note_failure(outcome.item.name, failure.trace)
+                        progress.failed(outcome.item, failure)
+                    else:
+                        run.record(outcome.value)
+                        computed += 1
+                        progress.committed(outcome.item)
+                progress.waiting()
+                clock.lap("scoring and writing")
         except ValueError as error:
             # The request was checked before this point: a ValueError from here is our own fault, no bad request.
             raise RuntimeError(f"{job.name} failed while it was computed") from error
         finally:
             progress.end()
         missing = run.missing(shards)
-    clock.lap("scoring and writing")
     for shard in missing:
-        failures.setdefault(shard.name, Failure("Damaged", "its parts changed after they were written", ""))
+        failures.setdefault(shard.name, Failure("Missing", "what it stands on failed, or its parts were changed", ""))
     return computed, failures
 
 

@@ -21,12 +21,14 @@ class Receipt:
         inputs: hash of the prepared input the shard was computed from.
         parts: the files it wrote.
         measures: numbers about the work itself (seconds, scores, peak memory); they identify nothing.
+        summary: results of the whole shard that the run's own tables are put together from.
     """
 
     shard: str
     inputs: str
     parts: tuple[Part, ...]
     measures: Mapping[str, Any] = field(default_factory=dict)
+    summary: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The receipt as a JSON object."""
@@ -35,6 +37,7 @@ class Receipt:
             "inputs": self.inputs,
             "parts": [part.as_json() for part in self.parts],
             "measures": dict(self.measures),
+            "summary": dict(self.summary),
         }
 
     @classmethod
@@ -45,7 +48,13 @@ class Receipt:
             KeyError: if a field is missing.
         """
         parts = tuple(Part.from_json(part) for part in entry["parts"])
-        return cls(shard=entry["shard"], inputs=entry["inputs"], parts=parts, measures=entry["measures"])
+        return cls(
+            shard=entry["shard"],
+            inputs=entry["inputs"],
+            parts=parts,
+            measures=entry["measures"],
+            summary=entry["summary"],
+        )
 
 
 class Journal:

@@ -59,6 +59,11 @@ def partition(table: str, layer: int, head: int, index: int) -> str:
     return f"{table}/layer={layer}/head={head}/part-{index:05d}.parquet"
 
 
+def layer_partition(table: str, layer: int, index: int) -> str:
+    """Path of a part that a layer's heads share: `kin/layer=1/part-00003.parquet`."""
+    return f"{table}/layer={layer}/part-{index:05d}.parquet"
+
+
 def write_part(folder: Path, path: str, table: pa.Table) -> Part:
     """Write a table as one Parquet file under its final name.
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
+from outputs.part import Part
 from outputs.run import Run
 
 
@@ -35,3 +37,16 @@ def read_rows(run: Run, table: str, token_ids: Sequence[int]) -> pa.Table:
     dataset = ds.dataset(files, partitioning=partitioning, partition_base_dir=str(run.folder / table))
     rows = dataset.to_table(filter=pc.field("token_id").isin(list(token_ids)))
     return rows.sort_by([("layer", "ascending"), ("head", "ascending"), ("token_id", "ascending")])
+
+
+def read_parts(run: Run, parts: Sequence[Part]) -> pa.Table:
+    """The rows of some parts, one part after the other, without partition columns.
+
+    Args:
+        run: the run, finished or not.
+        parts: at least one of its parts.
+
+    Returns:
+        Their rows.
+    """
+    return pa.concat_tables([pq.read_table(run.folder / part.path, partitioning=None) for part in parts])

@@ -164,9 +164,9 @@ class Run:
         except OSError:
             pass  # a full disk is often the very failure; the caller lists the shard in any case
 
-    def receipts(self) -> list[Receipt]:
-        """The receipts of the shards found sound or recorded by this driver."""
-        return list(self._sound.values())
+    def receipts(self) -> dict[str, Receipt]:
+        """The receipts of the shards found sound or recorded by this driver, by the shard's name."""
+        return dict(self._sound)
 
     def write_table(self, path: str, table: pa.Table) -> Part:
         """Write a table of the whole run, such as `tokens.parquet`.

@@ -85,7 +85,7 @@ def status(run: Run) -> Status:
     if plan is None:
         raise ValueError(f"{run.folder} holds no run")
     missing = run.missing(plan["shards"])
-    parts = [part for receipt in run.receipts() for part in receipt.parts]
+    parts = [part for receipt in run.receipts().values() for part in receipt.parts]
     return Status(
         "running" if run.is_running() else "incomplete",
         plan["job"],

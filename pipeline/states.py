@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 from torch.nn import functional
 
 from pipeline.checkpoint import Checkpoint
@@ -41,6 +41,26 @@ _ACTIVATIONS: dict[str, _Block] = {
     "swish": functional.silu,
     "tanh": torch.tanh,
 }
+
+
+@dataclass(frozen=True)
+class HeadWeights:
+    """What turns the states that enter a layer into the queries and keys of one of its heads, in float64.
+
+    Attributes:
+        gain_D, shift_D: LayerNorm's weight and bias as applied to the states.
+        w_qk_D2H: projections to queries and to keys, side by side.
+        b_qk_2H: their biases.
+        eps: LayerNorm's epsilon.
+        scale: factor from the dot product of a query and a key to their score.
+    """
+
+    gain_D: Float64[np.ndarray, " D"]
+    shift_D: Float64[np.ndarray, " D"]
+    w_qk_D2H: Float64[np.ndarray, "D QK"]
+    b_qk_2H: Float64[np.ndarray, " QK"]
+    eps: float
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -76,14 +96,26 @@ def mlp_states(checkpoint: Checkpoint, layer: int, *, threads: int) -> Float32[n
     """
     states_VD = checkpoint.tensor("wte.weight")
     for below in range(layer):
-        mlp = _mlp_block(checkpoint, below)
-
-        def add_output(rows: slice, mlp: _Block = mlp) -> None:
-            x_RD = torch.from_numpy(states_VD[rows])
-            x_RD += mlp(x_RD)
-
-        _for_blocks(len(states_VD), add_output, threads)
+        add_mlp(checkpoint, states_VD, below, threads=threads)
     return states_VD
+
+
+def add_mlp(checkpoint: Checkpoint, states_VD: Float32[np.ndarray, "V D"], layer: int, *, threads: int) -> None:
+    """Take token states `mlp` of one layer to those of the next, in place: X_l += MLP_l(LN2_l(X_l)).
+
+    Args:
+        checkpoint: the model.
+        states_VD: float32 [V, D], the states that enter the layer; changed.
+        layer: the layer, from 0.
+        threads: threads to use; the result does not depend on it.
+    """
+    mlp = _mlp_block(checkpoint, layer)
+
+    def add_output(rows: slice) -> None:
+        x_RD = torch.from_numpy(states_VD[rows])
+        x_RD += mlp(x_RD)
+
+    _for_blocks(len(states_VD), add_output, threads)
 
 
 def _mlp_block(checkpoint: Checkpoint, layer: int) -> _Block:
@@ -109,29 +141,16 @@ def _mlp_block(checkpoint: Checkpoint, layer: int) -> _Block:
     return mlp
 
 
-def head_inputs(
-    checkpoint: Checkpoint,
-    states_VD: Float32[np.ndarray, "V D"],
-    head: Head,
-    *,
-    scores: str = "attention",
-    threads: int,
-) -> HeadInputs:
-    """Queries and keys of one head for the given token states.
-
-    `attention`: Q = LN(X) W_Q + b_Q, K = LN(X) W_K + b_K with the layer's LayerNorm weight and bias, and the model's
-    own scale (1/sqrt(H)), so that Q K^T * scale is the pre-softmax attention score in nats. `bilinear`: Q = N W'_Q,
-    K = N W'_K with N the normalised states and W' = diag(LN weight) W; no biases and no scale.
+def head_weights(checkpoint: Checkpoint, head: Head, *, scores: str = "attention") -> HeadWeights:
+    """Read what turns token states into the queries and keys of one head.
 
     Args:
         checkpoint: the model.
-        states_VD: float32 [V, D], the states that enter the head's layer.
         head: the head.
         scores: `attention` or `bilinear`.
-        threads: threads to use; the result does not depend on it.
 
     Returns:
-        The queries, keys and scale.
+        The weights, in float64.
 
     Raises:
         ValueError: if the head is outside the model or the form of the score is unknown.
@@ -140,30 +159,90 @@ def head_inputs(
     head.require_inside(architecture.n_layers, architecture.n_heads)
     if scores not in SCORES:
         raise ValueError(f"scores {scores!r} are unknown; choose one of {', '.join(SCORES)}")
-    gain, shift, weight, bias = (
-        torch.from_numpy(checkpoint.tensor(f"h.{head.layer}.{name}"))
+    gain_D, shift_D, weight, bias = (
+        checkpoint.tensor(f"h.{head.layer}.{name}").astype(np.float64)
         for name in ("ln_1.weight", "ln_1.bias", "attn.c_attn.weight", "attn.c_attn.bias")
     )
     d_model, d_head = architecture.d_model, architecture.d_head
     parts = [slice(start + head.index * d_head, start + (head.index + 1) * d_head) for start in (0, d_model)]
-    # One product gives queries and keys: [D, 2H]. It is taken in float64 and rounded once: that costs little beside
-    # the scores, and leaves them the error of the states alone.
-    w_qk, b_qk = (torch.cat([values[..., part] for part in parts], dim=-1).double() for values in (weight, bias))
-    gain, shift = gain.double(), shift.double()
+    w_qk_D2H, b_qk_2H = (np.concatenate([values[..., part] for part in parts], axis=-1) for values in (weight, bias))
+    scale = architecture.score_scale(head.layer)
     if scores == "bilinear":
-        w_qk, b_qk = gain[:, None] * w_qk, torch.zeros_like(b_qk)
-        gain, shift = torch.ones_like(gain), torch.zeros_like(shift)
-    projected_V2H = np.empty((len(states_VD), 2 * d_head), np.float32)
+        w_qk_D2H, b_qk_2H, scale = gain_D[:, None] * w_qk_D2H, np.zeros_like(b_qk_2H), 1.0
+        gain_D, shift_D = np.ones_like(gain_D), np.zeros_like(shift_D)
+    return HeadWeights(gain_D, shift_D, w_qk_D2H, b_qk_2H, architecture.layer_norm_eps, scale)
+
+
+def head_inputs(weights: HeadWeights, states_VD: Float32[np.ndarray, "V D"], *, threads: int) -> HeadInputs:
+    """Queries and keys of one head for the given token states.
+
+    `attention`: Q = LN(X) W_Q + b_Q, K = LN(X) W_K + b_K with the layer's LayerNorm weight and bias, and the model's
+    own scale (1/sqrt(H)), so that Q K^T * scale is the pre-softmax attention score in nats. `bilinear`: Q = N W'_Q,
+    K = N W'_K with N the normalised states and W' = diag(LN weight) W; no biases and no scale.
+
+    Args:
+        weights: of the head, which fix the form of the score.
+        states_VD: float32 [V, D], the states that enter the head's layer.
+        threads: threads to use; the result does not depend on it.
+
+    Returns:
+        The queries, keys and scale.
+    """
+    gain_D, shift_D, w_qk_D2H, b_qk_2H = (
+        torch.from_numpy(values) for values in (weights.gain_D, weights.shift_D, weights.w_qk_D2H, weights.b_qk_2H)
+    )
+    # One product gives queries and keys. It is taken in float64 and rounded once: that costs little beside the scores,
+    # and leaves them the error of the states alone.
+    projected_V2H = np.empty((len(states_VD), len(b_qk_2H)), np.float32)
 
     def project(rows: slice) -> None:
-        x_RD = torch.from_numpy(states_VD[rows]).double()
-        normed_RD = functional.layer_norm(x_RD, gain.shape, gain, shift, architecture.layer_norm_eps)
-        projected_V2H[rows] = torch.addmm(b_qk, normed_RD, w_qk)
+        x_RD = torch.from_numpy(states_VD[rows].astype(np.float64))
+        normed_RD = functional.layer_norm(x_RD, gain_D.shape, gain_D, shift_D, weights.eps)
+        projected_V2H[rows] = torch.addmm(b_qk_2H, normed_RD, w_qk_D2H)
 
     _for_blocks(len(states_VD), project, threads)
     queries_VH, keys_VH = (np.ascontiguousarray(half) for half in np.split(projected_V2H, 2, axis=1))
-    scale = architecture.score_scale(head.layer) if scores == "attention" else 1.0
-    return HeadInputs(queries_VH, keys_VH, scale)
+    return HeadInputs(queries_VH, keys_VH, weights.scale)
+
+
+def normalise(states_VD: Float32[np.ndarray, "V D"], eps: float, *, threads: int) -> Float32[np.ndarray, "V D"]:
+    """Normalised states N_l: LayerNorm without its weight and bias, taken in float64 and rounded once.
+
+    Args:
+        states_VD: float32 [V, D], the states that enter a layer.
+        eps: the model's LayerNorm epsilon.
+        threads: threads to use; the result does not depend on it.
+
+    Returns:
+        float32 [V, D], each row centred and divided by sqrt(variance + eps).
+    """
+    normalised_VD = np.empty_like(states_VD)
+
+    def normalise_rows(rows: slice) -> None:
+        x_RD = torch.from_numpy(states_VD[rows].astype(np.float64))
+        normalised_VD[rows] = functional.layer_norm(x_RD, x_RD.shape[1:], eps=eps)
+
+    _for_blocks(len(states_VD), normalise_rows, threads)
+    return normalised_VD
+
+
+def bilinear_factors(
+    checkpoint: Checkpoint, head: Head
+) -> tuple[Float64[np.ndarray, "D H"], Float64[np.ndarray, "D H"]]:
+    """Factors of a head's bilinear form W' = W'_Q W'_K^T on normalised states, with the LayerNorm weight folded in.
+
+    Args:
+        checkpoint: the model.
+        head: the head.
+
+    Returns:
+        W'_Q = diag(LayerNorm weight) W_Q and W'_K likewise, float64 [D, H] each; biases are no part of them.
+
+    Raises:
+        ValueError: if the head is outside the model.
+    """
+    w_q_DH, w_k_DH = np.split(head_weights(checkpoint, head, scores="bilinear").w_qk_D2H, 2, axis=1)
+    return w_q_DH, w_k_DH
 
 
 def _for_blocks(n_rows: int, work: Callable[[slice], None], threads: int) -> None:

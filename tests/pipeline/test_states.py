@@ -12,7 +12,7 @@ from transformers import GPT2LMHeadModel
 
 from pipeline.checkpoint import Checkpoint
 from pipeline.head import Head
-from pipeline.states import head_inputs, mlp_states
+from pipeline.states import head_inputs, head_weights, mlp_states
 
 
 @pytest.mark.parametrize("variant", [{}, {"scale_attn_by_inverse_layer_idx": True}, {"scale_attn_weights": False}])
@@ -30,7 +30,7 @@ def test_queries_and_keys_give_the_attention_pattern_of_a_prompt(
         # The prompt's own residual stream stands in for token states: the same code, the model's own answer.
         residual_TD = out.hidden_states[layer][0].numpy()
         for head in range(8):
-            inputs = head_inputs(checkpoint, residual_TD, Head(layer, head), threads=1)
+            inputs = head_inputs(head_weights(checkpoint, Head(layer, head)), residual_TD, threads=1)
             scores_TT = np.where(causal_TT, inputs.queries_VH @ inputs.keys_VH.T * inputs.scale, -np.inf)
             pattern_TT = np.exp(scores_TT - scores_TT.max(1, keepdims=True))
             pattern_TT /= pattern_TT.sum(1, keepdims=True)
@@ -58,7 +58,9 @@ def test_scores_equal_float64_numpy(
     random_model: Path, head: Head, form: str, reference_scores: Callable[..., np.ndarray]
 ) -> None:
     checkpoint = Checkpoint.open(random_model)
-    inputs = head_inputs(checkpoint, mlp_states(checkpoint, head.layer, threads=1), head, scores=form, threads=1)
+    inputs = head_inputs(
+        head_weights(checkpoint, head, scores=form), mlp_states(checkpoint, head.layer, threads=1), threads=1
+    )
     scores_VV = inputs.queries_VH.astype(np.float64) @ inputs.keys_VH.T * inputs.scale
     expected_VV = reference_scores(random_model, head.layer, head.index, form)
     # The MLP blocks run in float32: an error of a few 1e-7 of the largest score is theirs.
@@ -83,15 +85,14 @@ def test_bits_do_not_depend_on_threads(make_random_model: Callable[..., Path]) -
     one = mlp_states(checkpoint, 1, threads=1)
     many = mlp_states(checkpoint, 1, threads=5)
     np.testing.assert_array_equal(one, many)
-    a, b = (head_inputs(checkpoint, one, Head(1, 2), threads=threads) for threads in (1, 5))
+    a, b = (head_inputs(head_weights(checkpoint, Head(1, 2)), one, threads=threads) for threads in (1, 5))
     np.testing.assert_array_equal(a.queries_VH, b.queries_VH)
     np.testing.assert_array_equal(a.keys_VH, b.keys_VH)
 
 
 def test_unknown_scores_and_heads_outside_are_refused(random_model: Path) -> None:
     checkpoint = Checkpoint.open(random_model)
-    states_VD = checkpoint.tensor("wte.weight")
     with pytest.raises(ValueError, match="'cosine' are unknown"):
-        head_inputs(checkpoint, states_VD, Head(0, 0), scores="cosine", threads=1)
+        head_weights(checkpoint, Head(0, 0), scores="cosine")
     with pytest.raises(ValueError, match="L3H0 is outside"):
-        head_inputs(checkpoint, states_VD, Head(3, 0), threads=1)
+        head_weights(checkpoint, Head(3, 0))
