@@ -88,6 +88,7 @@ class FullVocabJob:
         self.model = model
         self._head = Head.parse(spec.head)
         self._shards = shards or -(-vocab_size // ROWS_PER_SHARD)
+        self._inputs: HeadInputs | None = None
 
     def settings(self) -> dict[str, Any]:
         """The settings that change results."""
@@ -97,14 +98,17 @@ class FullVocabJob:
         """Row ranges of nearly equal length that cover the vocabulary; they depend on no machine."""
         vocab_size = self.model.checkpoint.architecture.vocab_size
         edges = [vocab_size * number // self._shards for number in range(self._shards + 1)]
-        return [
-            Shard(
-                f"{self._head}-{number:05d}",
-                str(self._head),
-                {"layer": self._head.layer, "head": self._head.index, "part": number, "start": start, "stop": stop},
-            )
-            for number, (start, stop) in enumerate(pairwise(edges))
-        ]
+        return [self._shard(part, start, stop) for part, (start, stop) in enumerate(pairwise(edges))]
+
+    def covers(self, shards: Sequence[Shard]) -> bool:
+        """Whether shards are this head's, one after the other, from the first token to the last."""
+        edges = [0, *(shard.bounds.get("stop", -1) for shard in shards)]
+        expected = [self._shard(part, start, stop) for part, (start, stop) in enumerate(pairwise(edges))]
+        return list(shards) == expected and edges[-1] == self.model.checkpoint.architecture.vocab_size
+
+    def _shard(self, part: int, start: int, stop: int) -> Shard:
+        bounds = {"layer": self._head.layer, "head": self._head.index, "part": part, "start": start, "stop": stop}
+        return Shard(f"{self._head}-{start:06d}-{stop:06d}", str(self._head), bounds)
 
     def scores_in(self, shard: Shard) -> int:
         """Scores that a shard computes."""
@@ -121,16 +125,26 @@ class FullVocabJob:
         inputs = self.inputs(threads)
         digest = _digest(inputs)
         shared: Handle = executor.put(inputs)
-        clock.lap("states, queries and keys")
         folder = run.folder.resolve()
         for shard in stage:
             yield shard, (folder, digest, shared, self.spec.top_k)
 
+    def prepare(self, threads: int, clock: Clock) -> None:
+        """Compute the queries and keys, before anything is written.
+
+        Raises:
+            ValueError: if they or their scores leave the range of float32.
+        """
+        self.inputs(threads)
+        clock.lap("states, queries and keys")
+
     def inputs(self, threads: int) -> HeadInputs:
-        """Queries and keys of the head for every token."""
-        states_VD = mlp_states(self.model.checkpoint, self._head.layer, threads=threads)
-        weights = head_weights(self.model.checkpoint, self._head, scores=self.spec.scores)
-        return head_inputs(weights, states_VD, threads=threads)
+        """Queries and keys of the head for every token, computed once."""
+        if self._inputs is None:
+            states_VD = mlp_states(self.model.checkpoint, self._head.layer, threads=threads)
+            weights = head_weights(self.model.checkpoint, self._head, scores=self.spec.scores)
+            self._inputs = head_inputs(weights, states_VD, threads=threads)
+        return self._inputs
 
     @staticmethod
     def run_shard(grant: Grant, shard: Shard, folder: Path, digest: str, inputs: HeadInputs, k: int) -> Receipt:

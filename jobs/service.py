@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -14,11 +14,11 @@ from cluster.executor import Executor, Failure, Grant
 from jobs.clock import Clock
 from jobs.model import Model
 from jobs.progress import Progress
-from jobs.request import identify
+from outputs.identity import identify
 from outputs.journal import Receipt
 from outputs.part import Part
 from outputs.provenance import provenance
-from outputs.run import Run
+from outputs.run import DamagedRunError, Run
 from outputs.shard import Shard
 
 _ROUNDS = 3
@@ -40,8 +40,16 @@ class Job(Protocol):
         """The shards, the same on every machine."""
         ...
 
+    def covers(self, shards: Sequence[Shard]) -> bool:
+        """Whether shards, however cut, are all of the job."""
+        ...
+
     def scores_in(self, shard: Shard) -> int:
         """Scores a shard computes, for progress."""
+        ...
+
+    def prepare(self, threads: int, clock: Clock) -> None:
+        """Compute on the driver what can show that the request cannot be met; ValueError if so."""
         ...
 
     def stages(self, missing: Sequence[Shard]) -> list[list[Shard]]:
@@ -112,15 +120,19 @@ def submit(
     clock = clock or Clock()
     request = identify(job.name, job.settings(), job.model.identity)
     run = Run(out / f"{job.name}-{request['run_id']}")
-    if _is_finished(run):
-        return Result(run, {}, 0, clock.seconds)
+    with _writable(out):
+        if _is_finished(run, job, request):
+            return Result(run, {}, 0, clock.seconds)
     grant = Grant.divide(executor.capacity(), gpus)
 
-    with _driving(out, run):
-        if _is_finished(run):  # by a driver that held the run until now
+    with ExitStack() as stack:
+        with _writable(out):
+            stack.enter_context(run.driving())
+        if _is_finished(run, job, request):  # by a driver that held the run until now
             return Result(run, {}, 0, clock.seconds)
+        job.prepare(grant.cpus, clock)
         run.reopen()
-        shards = run.plan_or_load(request, job.plan())
+        shards = run.plan_or_load(request, job.plan(), job.covers)
         missing = run.missing(shards)
         clock.lap("looking")
         computed = 0
@@ -132,7 +144,14 @@ def submit(
         if failures:
             return Result(run, failures, computed, clock.seconds)
         tables = job.reduce(run)
-        facts = {"model": job.model.name, "executor": executor.name, "workers": grant.workers, "tf32": False}
+        devices = sorted({receipt.measures["device"] for receipt in run.receipts().values()})
+        facts = {
+            "model": job.model.name,
+            "executor": executor.name,
+            "workers": grant.workers,
+            "devices": devices,
+            "tf32": False,
+        }
         origin = provenance(argv, **facts, seed=seed, seconds=clock.seconds)
         run.commit(request, shards, tables, provenance=origin)
         clock.lap("committing")
@@ -184,24 +203,27 @@ def _compute(
     return computed, failures
 
 
-def _is_finished(run: Run) -> bool:
-    """Whether a run's manifest is there and every file is the one it lists, and no other."""
-    manifest = run.manifest()
-    if manifest is None:
+def _is_finished(run: Run, job: Job, request: Mapping[str, Any]) -> bool:
+    """Whether a run's manifest is that of the request, and every file the one it lists, and no other."""
+    try:
+        manifest = run.manifest()
+    except DamagedRunError:
+        return False
+    if manifest is None or manifest["run_id"] != request["run_id"]:
+        return False
+    if not job.covers([Shard.from_json(shard) for shard in manifest["shards"]]):
         return False
     known = {part.path for part in manifest["parts"]}
     return not run.strangers(known) and not any(part.fault(run.folder) for part in manifest["parts"])
 
 
 @contextmanager
-def _driving(out: Path, run: Run) -> Iterator[None]:
-    """Drive a run; a folder that cannot be written is a request that cannot be met."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(run.driving())
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            reason = error.strerror or str(error)
-            raise ValueError(f"--out {out} cannot be written ({reason}); choose another folder") from error
+def _writable(out: Path) -> Iterator[None]:
+    """Turn a folder that cannot be used into a request that cannot be met."""
+    try:
         yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        reason = error.strerror or str(error)
+        raise ValueError(f"--out {out} cannot be written ({reason}); choose another folder") from error

@@ -67,6 +67,10 @@ class Journal:
     def __init__(self, file: Path) -> None:
         self._file = file
 
+    def exists(self) -> bool:
+        """Whether anything was ever committed."""
+        return self._file.exists()
+
     def append(self, receipt: Receipt) -> None:
         """Add a receipt and make it survive a power cut.
 

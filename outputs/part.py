@@ -34,9 +34,15 @@ class Part:
         """Read a part from the object that `as_json` made.
 
         Raises:
-            KeyError: if a field is missing.
+            KeyError, TypeError: if a field is missing or of another kind.
+            ValueError: if the path leads out of the run folder.
         """
-        return cls(path=entry["path"], rows=entry["rows"], bytes=entry["bytes"], sha256=entry["sha256"])
+        part = cls(path=entry["path"], rows=entry["rows"], bytes=entry["bytes"], sha256=entry["sha256"])
+        if not (isinstance(part.path, str) and isinstance(part.rows, int) and isinstance(part.bytes, int)):
+            raise TypeError(f"{entry!r} does not describe a part")
+        if part.path.startswith("/") or ".." in part.path.split("/"):
+            raise ValueError(f"{part.path!r} leads out of the run folder")
+        return part
 
     def fault(self, folder: Path) -> str | None:
         """What is wrong with the file on disk, or None if it is exactly the one that was committed."""

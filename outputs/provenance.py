@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import socket
 import subprocess
@@ -37,7 +38,8 @@ def provenance(argv: Sequence[str], **more: Any) -> dict[str, Any]:
     """
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "argv": list(argv),
+        # Arguments may hold bytes that are no text, which JSON readers refuse.
+        "argv": [os.fsencode(argument).decode("utf-8", "backslashreplace") for argument in argv],
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "python": platform.python_version(),

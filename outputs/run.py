@@ -6,22 +6,24 @@
     _state/plan.json         the shards, fixed at the first submission
     _state/receipts.jsonl    the shards committed so far
     _state/failures.log      tracebacks of shards that could not be computed
-    _state/quarantine/       files found among the tables that the run did not write
+    _state/quarantine/       damaged files, and files among the tables that the run did not write
     _state/lock
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from outputs import lock
+from outputs.identity import run_id
 from outputs.journal import Journal, Receipt
 from outputs.part import Part, write_part, write_whole
 from outputs.shard import Shard
@@ -30,12 +32,17 @@ FORMAT = 1
 """Version of the manifest's own layout."""
 
 
+class DamagedRunError(ValueError):
+    """A file that a run keeps of itself cannot be read."""
+
+
 class Run:
     """One run on disk. Opening it reads and writes nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._state = folder / "_state"
+        self._plan_file = self._state / "plan.json"
         self._journal = Journal(self._state / "receipts.jsonl")
         self._sound: dict[str, Receipt] = {}
 
@@ -51,7 +58,7 @@ class Run:
 
     def exists(self) -> bool:
         """Whether the folder holds a run, finished or not."""
-        return (self._state / "plan.json").is_file() or self.manifest_file.is_file()
+        return self._plan_file.exists() or self.manifest_file.exists()
 
     def is_running(self) -> bool:
         """Whether a driver computes it now."""
@@ -61,27 +68,47 @@ class Run:
         """The manifest, or None while the run is not finished.
 
         Raises:
-            ValueError: if the file is there but is no manifest.
+            DamagedRunError: if the file is there but is no manifest of a whole run.
         """
-        try:
-            manifest = json.loads(self.manifest_file.read_text(encoding="utf-8"))
-            manifest["parts"] = [Part.from_json(part) for part in manifest["parts"]]
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.manifest_file} is no manifest ({error}); remove it and submit again") from error
-        return dict(manifest)
+        manifest = self._read(self.manifest_file)
+        if manifest is not None:
+            try:
+                manifest["parts"] = [Part.from_json(part) for part in manifest["parts"]]
+                shards = [Shard.from_json(shard) for shard in manifest["shards"]]
+                if manifest["run_id"] != run_id(manifest) or not manifest["parts"] or not shards:
+                    raise ValueError("it is not that of a whole run")
+            except (ValueError, KeyError, TypeError) as error:
+                raise DamagedRunError(
+                    f"{self.manifest_file} is damaged ({error!r}); submit the request again"
+                ) from error
+        return manifest
 
     def plan(self) -> dict[str, Any] | None:
-        """What was asked for: job, run id, request, model and shards; None if the folder holds no plan."""
+        """What was asked for: job, run id, request, model and shards; None if the folder holds no plan.
+
+        Raises:
+            DamagedRunError: if the file is there but is no plan.
+        """
+        plan = self._read(self._plan_file)
+        if plan is not None:
+            try:
+                plan["shards"] = [Shard.from_json(shard) for shard in plan["shards"]]
+                if plan["run_id"] != run_id(plan):
+                    raise ValueError("its run id does not follow from its request")
+            except (ValueError, KeyError, TypeError) as error:
+                raise DamagedRunError(f"{self._plan_file} is damaged ({error!r}); submit the request again") from error
+        return plan
+
+    def _read(self, file: Path) -> dict[str, Any] | None:
         try:
-            plan = json.loads((self._state / "plan.json").read_text(encoding="utf-8"))
-            plan["shards"] = [Shard.from_json(shard) for shard in plan["shards"]]
+            content = json.loads(file.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"plan of {self.folder} cannot be read ({error}); remove the folder") from error
-        return dict(plan)
+        except (ValueError, IsADirectoryError) as error:
+            raise DamagedRunError(f"{file} is damaged ({error}); submit the request again") from error
+        if not isinstance(content, dict):
+            raise DamagedRunError(f"{file} is damaged (it is no JSON object); submit the request again")
+        return content
 
     @contextmanager
     def driving(self) -> Iterator[None]:
@@ -91,34 +118,51 @@ class Run:
             RunIsBusyError: if another driver is at it.
             OSError: if the folder cannot be made.
         """
-        self._state.mkdir(parents=True, exist_ok=True)
-        with lock.exclusive(self._state / "lock"):
-            # Only a driver that was killed leaves these; its workers' renames can no longer matter.
-            for leftover in self.folder.rglob(".*.tmp"):
-                leftover.unlink(missing_ok=True)
-            yield
+        absent = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
+        try:
+            self._state.mkdir(parents=True, exist_ok=True)
+            with lock.exclusive(self._state / "lock"):
+                # Only a driver that was killed leaves these; its workers' renames can no longer matter.
+                for leftover in self.folder.rglob(".*.tmp"):
+                    leftover.unlink(missing_ok=True)
+                # A folder where a part belongs would stop every attempt to write it.
+                self._set_aside([path for path in self.folder.rglob("*.parquet") if path.is_dir()])
+                try:
+                    yield
+                except ValueError:
+                    if not self.manifest_file.exists() and not self._journal.exists():
+                        shutil.rmtree(self._state, ignore_errors=True)
+                    raise
+        finally:
+            # A request that came to nothing leaves nothing: only folders made here, and only empty ones, go.
+            for folder in absent:
+                with suppress(OSError):
+                    folder.rmdir()
 
-    def plan_or_load(self, request: Mapping[str, Any], shards: Sequence[Shard]) -> list[Shard]:
+    def plan_or_load(
+        self, request: Mapping[str, Any], shards: Sequence[Shard], covers: Callable[[Sequence[Shard]], bool]
+    ) -> list[Shard]:
         """Fix the plan at the first submission; afterwards the stored one holds.
 
         Args:
             request: what identifies the run, with its `run_id`.
-            shards: the plan to store if there is none.
+            shards: the plan to store if there is none, or if the stored one is damaged.
+            covers: whether shards are a whole plan of the job.
 
         Returns:
             The shards of the run.
-
-        Raises:
-            ValueError: if the folder holds the plan of another run.
         """
-        stored = self.plan()
-        if stored is None:
-            plan = {"format": FORMAT, **request, "shards": [shard.as_json() for shard in shards]}
-            write_whole(self._state / "plan.json", _json_bytes(plan))
-            return list(shards)
-        if stored["run_id"] != request["run_id"]:
-            raise ValueError(f"{self.folder} holds run {stored['run_id']}; move it away and submit again")
-        return list(stored["shards"])
+        try:
+            stored = self.plan()
+        except DamagedRunError:
+            stored = None
+        if stored is not None and stored["run_id"] == request["run_id"] and covers(stored["shards"]):
+            return list(stored["shards"])
+        # Shards are named by what they cover, so that receipts of another plan never stand for these.
+        self._set_aside([self._plan_file])
+        plan = {"format": FORMAT, **request, "shards": [shard.as_json() for shard in shards]}
+        write_whole(self._plan_file, _json_bytes(plan))
+        return list(shards)
 
     def missing(self, shards: Sequence[Shard]) -> list[Shard]:
         """The shards that still have to be computed.
@@ -141,7 +185,7 @@ class Run:
                 self._sound.pop(shard.name, None)
             elif self._sound.get(shard.name) != receipt:
                 # Each file is hashed once a driver; the commit hashes all of them once more.
-                if any(part.fault(self.folder) for part in receipt.parts):
+                if not receipt.parts or any(part.fault(self.folder) for part in receipt.parts):
                     self._sound.pop(shard.name, None)
                 else:
                     self._sound[shard.name] = receipt
@@ -193,7 +237,7 @@ class Run:
         faults = [fault for part in parts if (fault := part.fault(self.folder))]
         if faults:
             raise OSError(f"{len(faults)} parts changed while the run was finished, first: {faults[0]}; submit again")
-        self._set_aside({part.path for part in parts})
+        self._set_aside(self.strangers({part.path for part in parts}))
         manifest = {
             "format": FORMAT,
             "status": "complete",
@@ -208,23 +252,27 @@ class Run:
         write_whole(self.manifest_file, _json_bytes(manifest))
 
     def reopen(self) -> None:
-        """Take back the manifest of a finished run whose files were damaged, before they are computed again."""
-        self.manifest_file.unlink(missing_ok=True)
+        """Set aside the manifest of a run whose files are damaged, before they are computed again."""
+        self._set_aside([self.manifest_file])
 
     def strangers(self, known: set[str]) -> list[Path]:
-        """Files among the tables that the run did not write; readers of the whole folder would take them for data."""
+        """Files among the tables that the run did not write; readers of a whole table would take them for data."""
         return sorted(
             file
-            for file in self.folder.rglob("*.parquet")
-            if not file.is_relative_to(self._state) and file.relative_to(self.folder).as_posix() not in known
+            for file in self.folder.rglob("*")
+            if file.is_file()
+            and not any(name.startswith((".", "_")) for name in file.relative_to(self.folder).parts)
+            and (file.parent != self.folder or file.suffix == ".parquet")
+            and file.relative_to(self.folder).as_posix() not in known
         )
 
-    def _set_aside(self, known: set[str]) -> None:
-        for file in self.strangers(known):
-            target = self._state / "quarantine" / f"{time.time_ns()}-{file.name}"
-            target.parent.mkdir(exist_ok=True)
-            file.rename(target)
+    def _set_aside(self, paths: Iterable[Path]) -> None:
+        for path in paths:
+            if path.exists():
+                target = self._state / "quarantine" / f"{time.time_ns()}-{path.name}"
+                target.parent.mkdir(exist_ok=True)
+                path.rename(target)
 
 
 def _json_bytes(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()

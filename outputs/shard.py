@@ -27,10 +27,10 @@ class Shard:
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Shard:
-        """Read a shard from the object that `as_json` made.
+        """Read a shard from the object that `as_json` made; what a manifest says of it besides is left out.
 
         Raises:
             KeyError: if the name or the group is missing.
         """
-        bounds = {key: value for key, value in entry.items() if key not in ("name", "group")}
+        bounds = {key: value for key, value in entry.items() if isinstance(value, int)}
         return cls(entry["name"], entry["group"], bounds)

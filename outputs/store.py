@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from outputs.run import Run
+from outputs.run import DamagedRunError, Run
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,9 @@ def find(out: Path, name: str) -> Run:
     Raises:
         ValueError: if no run or more than one fits.
     """
-    direct = Run(Path(name))
+    if not name:
+        raise ValueError("the name of the run is empty; list the runs with: submit runs")
+    direct = Run(Path(name).resolve())
     if direct.exists():
         return direct
     fits = [
@@ -58,9 +60,15 @@ def find(out: Path, name: str) -> Run:
 
 
 def all_runs(out: Path) -> list[Run]:
-    """Every run in a folder, by name; none if the folder does not exist."""
-    if not out.is_dir():
+    """Every run in a folder, by name; none if the folder does not exist.
+
+    Raises:
+        ValueError: if it is no folder.
+    """
+    if not out.exists():
         return []
+    if not out.is_dir():
+        raise ValueError(f"--out {out} is no folder; name the folder of the runs")
     return [run for folder in sorted(out.iterdir()) if folder.is_dir() and (run := Run(folder)).exists()]
 
 
@@ -68,32 +76,32 @@ def status(run: Run) -> Status:
     """Where a run stands, from its manifest, or from its plan and journal while it is not finished.
 
     Raises:
-        ValueError: if the run's own files cannot be read.
+        ValueError: if the folder holds no run.
     """
-    manifest = run.manifest()
+    try:
+        manifest, plan = run.manifest(), run.plan()
+    except DamagedRunError:
+        return Status("damaged", run.folder.name.rpartition("-")[0], 0, 0, 0, 0)
     if manifest is not None:
-        parts = manifest["parts"]
-        return Status(
-            "damaged" if any(not (run.folder / part.path).is_file() for part in parts) else "complete",
-            manifest["job"],
-            len(manifest["shards"]),
-            len(manifest["shards"]),
-            sum(part.rows for part in parts),
-            sum(part.bytes for part in parts),
-        )
-    plan = run.plan()
-    if plan is None:
-        raise ValueError(f"{run.folder} holds no run")
-    missing = run.missing(plan["shards"])
-    parts = [part for receipt in run.receipts().values() for part in receipt.parts]
+        parts, count = manifest["parts"], len(manifest["shards"])
+        sound = all(_size(run.folder / part.path) == part.bytes for part in parts)
+        state, done = ("complete" if sound else "damaged"), count
+    else:
+        if plan is None:
+            raise ValueError(f"{run.folder} holds no run")
+        count = len(plan["shards"])
+        done = count - len(run.missing(plan["shards"]))
+        parts = [part for receipt in run.receipts().values() for part in receipt.parts]
+        state = "running" if run.is_running() else "incomplete"
+    request = manifest or plan
+    assert request is not None, "either was read"
     return Status(
-        "running" if run.is_running() else "incomplete",
-        plan["job"],
-        len(plan["shards"]) - len(missing),
-        len(plan["shards"]),
-        sum(part.rows for part in parts),
-        sum(part.bytes for part in parts),
+        state, request["job"], done, count, sum(part.rows for part in parts), sum(part.bytes for part in parts)
     )
+
+
+def _size(file: Path) -> int | None:
+    return file.stat().st_size if file.is_file() else None
 
 
 def faults(run: Run) -> list[str]:
@@ -106,6 +114,8 @@ def faults(run: Run) -> list[str]:
     if manifest is None:
         raise ValueError(f"run {run.folder.name} is not finished; submit the same request again to finish it")
     found = [fault for part in manifest["parts"] if (fault := part.fault(run.folder))]
+    if not run.folder.name.endswith(f"-{manifest['run_id']}"):
+        found.append(f"manifest.json is that of run {manifest['run_id']}")
     known = {part.path for part in manifest["parts"]}
     return found + [
         f"{file.relative_to(run.folder).as_posix()} was not written by the run" for file in run.strangers(known)

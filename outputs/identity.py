@@ -9,6 +9,8 @@ from typing import Any
 
 from outputs.schemas import DATA_VERSION
 
+FIELDS = ("job", "spec", "model", "data_version")
+
 
 def identify(job: str, spec: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
     """Give a request its run id.
@@ -26,5 +28,11 @@ def identify(job: str, spec: Mapping[str, Any], model: Mapping[str, Any]) -> dic
         TypeError: if a setting cannot be written as JSON, and so could not be told apart from another.
     """
     request = {"job": job, "spec": dict(spec), "model": dict(model), "data_version": DATA_VERSION}
-    canonical = json.dumps(request, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return {"run_id": hashlib.sha256(canonical.encode()).hexdigest()[:12], **request}
+    return {"run_id": run_id(request), **request}
+
+
+def run_id(request: Mapping[str, Any]) -> str:
+    """The id that follows from a request's own entries."""
+    identity = {field: request[field] for field in FIELDS}
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
