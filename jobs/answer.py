@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyarrow.parquet as pq
 from rich.table import Table
 from rich.text import Text
 
@@ -12,7 +13,7 @@ from outputs.run import Run
 KNOWN_WORDS = ("red", "69", "Monday", "Italy", "cat", "1989", "apple", "rain")
 """Words of the published keyword categories; those that are one token are shown."""
 
-_ROWS, _KEYS = 6, 8
+_ROWS, _KEYS, _HEADS = 6, 8, 10
 
 
 def top_attended(run: Run, model: Model) -> Table:
@@ -41,6 +42,36 @@ def top_attended(run: Run, model: Model) -> Table:
     return table
 
 
+def most_suppressing(run: Run) -> Table:
+    """The ten heads with the highest suppression index among those that prefer kin to other tokens.
+
+    Args:
+        run: a finished head-scan run.
+
+    Returns:
+        A table to print, with the index's 95% interval.
+    """
+    rows = pq.read_table(run.folder / "heads.parquet").to_pylist()
+    rows = [row for row in rows if row["suppression_index_mean"] is not None and row["kin_z_mean"] > 0]
+    rows.sort(key=lambda row: -row["suppression_index_mean"])
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("head", no_wrap=True)
+    for name in ("suppression", "95% interval", "kin z", "self z", "own rank", "neg. energy z"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows[:_HEADS]:
+        energy_z = row["negative_self_energy_null_z"]
+        table.add_row(
+            f"L{row['layer']}H{row['head']}",
+            f"{row['suppression_index_mean']:.2f}",
+            f"{row['suppression_index_low']:.2f} to {row['suppression_index_high']:.2f}",
+            f"{row['kin_z_mean']:.2f}",
+            f"{row['self_z_mean']:.2f}",
+            f"{row['self_rank_mean']:.0f}",
+            "" if energy_z is None else f"{energy_z:.1f}",
+        )
+    return table
+
+
 def shown(model: Model, token_id: int) -> str:
     """A token's text with its leading space made visible, as `_red`."""
     text = model.vocabulary.text(token_id)
@@ -49,10 +80,9 @@ def shown(model: Model, token_id: int) -> str:
 
 def _known_tokens(model: Model) -> list[int]:
     find = model.vocabulary.find
-    found = [token for word in KNOWN_WORDS for token in (find(f" {word}"), find(word)) if token is not None]
+    forms = [next((t for t in (find(f" {word}"), find(word)) if t is not None), None) for word in KNOWN_WORDS]
+    found = [token for token in forms if token is not None]
     if found:
-        # One form of each word before the second form of any.
-        first = [next((t for t in (find(f" {w}"), find(w)) if t is not None), None) for w in KNOWN_WORDS]
-        return [token for token in first if token is not None][:_ROWS]
+        return found[:_ROWS]
     size = len(model.vocabulary.spellings)
     return sorted({size * place // _ROWS for place in range(_ROWS)})

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
+import os
+import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +24,10 @@ COMPLETE, INCOMPLETE, BAD_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 all committed, 1 some shard could not be computed, 2 a bad request."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a token or a path may hold what the terminal cannot show
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(list(sys.argv[1:] if argv is None else argv)))  # noqa: TID251 - the one place
 
 
@@ -44,6 +52,10 @@ def run(argv: Sequence[str]) -> int:
         return _say("interrupted; what was committed is kept, and the same command goes on from there", INTERRUPTED)
     except ValueError as error:
         return _refuse(str(error))
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; it is printed after everything was committed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return COMPLETE
     except PermissionError as error:
         return _refuse(f"{error.filename} may not be read or written by this user; change its mode or choose another")
     except OSError as error:
@@ -55,6 +67,11 @@ def run(argv: Sequence[str]) -> int:
             INCOMPLETE,
         )
     return done if isinstance(done, int) else COMPLETE
+
+
+def _terminate(number: int, frame: object) -> None:
+    """End as an interrupt does: the executor is closed, and what was committed is kept."""
+    raise KeyboardInterrupt
 
 
 def _refuse(message: str) -> int:
@@ -132,8 +149,59 @@ def full_vocab(
     if not quiet:
         from jobs.answer import top_attended
 
+        query = "pandas.read_parquet({self!r}).nlargest(10, 'self_gap')"
         session.print(top_attended(result.run, opened))
-        session.report_done(result, ["topk/**/*.parquet", "self/**/*.parquet", "tokens.parquet"])
+        session.report_done(result, ["topk/**/*.parquet", "self/**/*.parquet", "tokens.parquet"], query)
+    return COMPLETE
+
+
+@submit.command("head-scan")
+@click.option("--layers", default=None, metavar="LIST", help="Layers, such as 0-3,7.  [default: all]")
+@click.option(
+    "--heads",
+    default=None,
+    metavar="LIST",
+    help="Heads of these layers, such as 0-5, or names such as L1H5,L4H11.  [default: all]",
+)
+@click.option("--top-k", type=int, default=10, show_default=True, metavar="K", help="Keys kept for each query token.")
+@click.option("--states", default="mlp", show_default=True, help="How token states are taken: mlp.")
+@click.option("--scores", default="attention", show_default=True, help="attention (nats) or bilinear (no bias, scale).")
+@_run_options
+def head_scan(
+    layers: str | None,
+    heads: str | None,
+    top_k: int,
+    states: str,
+    scores: str,
+    model: str,
+    gpus: int | None,
+    out: str,
+    address: str | None,
+    in_process: bool,
+    seed: int,
+    quiet: bool,
+) -> int:
+    """Scan every head: self statistics, kin and spectrum over the whole vocabulary."""
+    from jobs.head_scan import HeadScan, HeadScanJob, choose_heads
+    from jobs.model import Model
+    from jobs.resolve import resolve
+    from jobs.session import Session
+
+    with Session(out=out, gpus=gpus, address=address, in_process=in_process, seed=seed, quiet=quiet) as session:
+        opened = Model.open(model, resolve(model, session.progress.say))
+        names = choose_heads(layers, heads, opened)
+        spec = HeadScan(heads=names, states=states, scores=scores, top_k=top_k, seed=seed)
+        result = session.submit(HeadScanJob(spec, opened))
+    if result.failures:
+        return session.report_failures(result)
+    if not quiet:
+        from jobs.answer import most_suppressing
+
+        query = "pandas.read_parquet({heads!r}).nlargest(10, 'suppression_index_mean')"
+        session.print(most_suppressing(result.run))
+        session.report_done(
+            result, ["heads.parquet", "spectrum.parquet", "topk/**/*.parquet", "self/**/*.parquet"], query
+        )
     return COMPLETE
 
 
@@ -212,7 +280,7 @@ def planted(directory: str, size: str, seed: int, noise: float, skew: float, hea
             f"{directory} cannot be written ({error.strerror or error}); choose a new directory"
         ) from error
     click.echo(f"planted checkpoint ({size}, target {head}) in {directory}; its truth is in {directory}/truth.json")
-    click.echo(f"next: submit full-vocab --model {directory} --head {head}")
+    click.echo(f"next: submit full-vocab --model {shlex.quote(directory)} --head {head}")
 
 
 def _status_line(name: str, state: Any) -> str:

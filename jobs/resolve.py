@@ -44,6 +44,8 @@ def resolve(name: str, say: Callable[[str], None]) -> Path:
     """
     if name in PLANTED:
         return planted_directory(PlantedDesign(size=PLANTED[name]), say)
+    if not name:
+        raise ValueError("--model is empty; name a model directory, a hub name or planted")
     path = Path(name).expanduser()
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         if not path.is_dir():

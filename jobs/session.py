@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -26,6 +27,10 @@ def local_folder(out: str) -> Path:
     """
     if "://" in out:
         raise ValueError(f"--out {out} is a URI; only local folders are supported, mount the store as one")
+    try:
+        out.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"--out {out!a} is not UTF-8, which Parquet readers need; choose another folder") from error
     return Path(out).expanduser()
 
 
@@ -99,8 +104,14 @@ class Session:
         """Print a table or a line."""
         self._console.print(what)
 
-    def report_done(self, result: Result, tables: Sequence[str]) -> None:
-        """Say where the data lies, how long it took, and what to try next."""
+    def report_done(self, result: Result, tables: Sequence[str], query: str) -> None:
+        """Say where the data lies, how long it took, and what to try next.
+
+        Args:
+            result: how the job ended.
+            tables: its tables.
+            query: an expression of pandas over `{self}` or `{heads}`, the paths of those tables.
+        """
         folder = result.run.folder
         manifest = result.run.manifest()
         assert manifest is not None, "a result without failures is committed"
@@ -111,8 +122,9 @@ class Session:
         else:
             self.line("\nfinished before; nothing had to be computed")
         self.line(f"{size:.1f} MB in {folder}: {', '.join(tables)}")
-        self.line(f"next: submit verify {folder}")
-        self.line(f"      duckdb -c \"SELECT * FROM '{folder}/self/**/*.parquet' ORDER BY self_gap DESC LIMIT 10\"")
+        program = f"import pandas; print({query.format(self=f'{folder}/self', heads=f'{folder}/heads.parquet')})"
+        self.line(f"next: submit verify {shlex.quote(str(folder))}")
+        self.line(f"      python -c {shlex.quote(program)}")
 
     def report_failures(self, result: Result) -> int:
         """Say that shards could not be computed; the exit code for that."""

@@ -1,0 +1,326 @@
+"""`submit head-scan`: every head over the whole vocabulary, with the kin of every token and the head's spectrum."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.executor import Executor, Grant
+from jobs.clock import Clock
+from jobs.full_vocab import ROWS_PER_SHARD
+from jobs.model import Model
+from jobs.tables import heads_table, kin_table, row_z, self_table, spectrum_table, tokens_table, topk_table
+from outputs.journal import Receipt
+from outputs.part import Part, layer_partition, partition, write_part
+from outputs.reader import read_parts
+from outputs.run import Run
+from outputs.shard import Shard
+from pipeline.head import Head
+from pipeline.kin import kin_scores, nearest, unit_states
+from pipeline.scoring import PreparedKeys, score_rows
+from pipeline.spectrum import compare_with_null, head_spectrum, second_moment
+from pipeline.states import SCORES, STATES, HeadWeights, add_mlp, head_inputs, head_weights, mlp_states, normalise
+from pipeline.summary import self_summary, spectrum_summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadScan:
+    """Every head of a model, or some of them, over the whole vocabulary."""
+
+    heads: tuple[str, ...]
+    """The heads, by layer and place, both from 0."""
+    states: str = "mlp"
+    """How token states are taken: `mlp`."""
+    scores: str = "attention"
+    """Form of the score: `attention` (nats, with biases and scale) or `bilinear` (neither)."""
+    top_k: int = 10
+    """Keys kept for each query token."""
+    seed: int = 0
+    """Seed of the bootstrap intervals and of the spectrum's null."""
+
+    def __post_init__(self) -> None:
+        if not self.heads:
+            raise ValueError("--heads names no head; name at least one, for example L1H5")
+        for head in self.heads:
+            Head.parse(head)
+        for name, value, known in (("--states", self.states, STATES), ("--scores", self.scores, SCORES)):
+            if value not in known:
+                raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(known)}")
+        if self.top_k < 1:
+            raise ValueError(f"--top-k {self.top_k} is below 1; keep at least one key a token")
+        if self.seed < 0:
+            raise ValueError(f"--seed {self.seed} is negative; choose 0 or more")
+
+
+def choose_heads(layers: str | None, heads: str | None, model: Model) -> tuple[str, ...]:
+    """The heads that `--layers` and `--heads` mean.
+
+    Args:
+        layers: numbers and ranges such as `0-3,7`; None = every layer.
+        heads: numbers and ranges for each of these layers, or names such as `L1H5,L4H11`; None = every head.
+        model: the model.
+
+    Returns:
+        The heads' names, by layer and place, each once.
+
+    Raises:
+        ValueError: if the text is malformed, or names what the model does not have.
+    """
+    shape = model.checkpoint.architecture
+    if heads is not None and "L" in heads:
+        if layers is not None:
+            raise ValueError(f"--layers {layers} and the names in --heads {heads} exclude each other; leave one out")
+        named = [Head.parse(name.strip()) for name in heads.split(",")]
+        for head in named:
+            head.require_inside(shape.n_layers, shape.n_heads)
+        return tuple(str(head) for head in sorted(set(named)))
+    chosen_layers = _numbers("--layers", layers, shape.n_layers)
+    chosen_heads = _numbers("--heads", heads, shape.n_heads)
+    return tuple(str(Head(layer, head)) for layer in chosen_layers for head in chosen_heads)
+
+
+def _numbers(option: str, text: str | None, count: int) -> list[int]:
+    if text is None:
+        return list(range(count))
+    numbers: set[int] = set()
+    for piece in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", piece, re.ASCII)
+        if match is None:
+            raise ValueError(f"{option} {text!r} is malformed; write numbers and ranges such as 0-3,7")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if first > last or last >= count:
+            raise ValueError(f"{option} {text!r} is outside the model; choose from 0 to {count - 1}")
+        numbers.update(range(first, last + 1))
+    return sorted(numbers)
+
+
+@dataclass(frozen=True)
+class LayerInputs:
+    """What the heads of a layer share: token states, everyone's kin, and the states' second moment."""
+
+    states_VD: np.ndarray
+    kin_ids_VN: np.ndarray
+    moment_DD: np.ndarray
+
+
+class HeadScanJob:
+    """How `head-scan` is planned, computed and finished.
+
+    The kin of a layer's tokens are one stage, its heads the next; both are computed from the same token states.
+
+    Args:
+        spec: what is asked for.
+        model: the model.
+
+    Raises:
+        ValueError: if the request does not fit the model.
+    """
+
+    name = "head-scan"
+
+    def __init__(self, spec: HeadScan, model: Model) -> None:
+        shape = model.checkpoint.architecture
+        if spec.top_k > shape.vocab_size:
+            raise ValueError(
+                f"--top-k {spec.top_k} is more than the vocabulary of {model.name} holds; "
+                f"keep at most {shape.vocab_size}"
+            )
+        self.spec = spec
+        self.model = model
+        self._heads = [Head.parse(name) for name in spec.heads]
+        for head in self._heads:
+            head.require_inside(shape.n_layers, shape.n_heads)
+        self._states: tuple[int, np.ndarray] | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that change results."""
+        return asdict(self.spec)
+
+    def plan(self) -> list[Shard]:
+        """For each layer the kin of fixed ranges of tokens, then one shard a head."""
+        vocab_size = self.model.checkpoint.architecture.vocab_size
+        with_kin = vocab_size if vocab_size > 1 else 0  # a token on its own has no look-alikes
+        shards = []
+        for layer, heads in groupby(self._heads, key=lambda head: head.layer):
+            for part, start in enumerate(range(0, with_kin, ROWS_PER_SHARD)):
+                bounds = {"layer": layer, "part": part, "start": start, "stop": min(start + ROWS_PER_SHARD, vocab_size)}
+                shards.append(Shard(f"L{layer}-kin-{start:06d}", f"L{layer}", bounds))
+            shards += [Shard(str(head), f"L{layer}", {"layer": layer, "head": head.index}) for head in heads]
+        return shards
+
+    def covers(self, shards: Sequence[Shard]) -> bool:
+        """Whether shards are the plan, which only the vocabulary and the heads decide."""
+        return list(shards) == self.plan()
+
+    def prepare(self, threads: int, clock: Clock) -> None:
+        """Nothing: states are computed layer by layer."""
+
+    def scores_in(self, shard: Shard) -> int:
+        """Scores that a shard computes; a cosine counts as many as its width is to a head's."""
+        shape = self.model.checkpoint.architecture
+        if "head" in shard.bounds:
+            return shape.vocab_size**2
+        return (shard.bounds["stop"] - shard.bounds["start"]) * shape.vocab_size * shape.d_model // shape.d_head
+
+    def stages(self, missing: Sequence[Shard]) -> list[list[Shard]]:
+        """A layer's kin, its heads, the next layer's kin, ..."""
+        return [
+            list(stage)
+            for _, stage in groupby(missing, key=lambda shard: (shard.bounds["layer"], "head" in shard.bounds))
+        ]
+
+    def tasks(
+        self, stage: Sequence[Shard], run: Run, executor: Executor, threads: int, clock: Clock
+    ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
+        """The shards of a stage with what a worker needs for them; a layer's states are computed once and shared."""
+        layer = stage[0].bounds["layer"]
+        states_VD = self._states_of(layer, threads)
+        digest = hashlib.sha256(states_VD.data).hexdigest()
+        folder = run.folder.resolve()
+        if "head" not in stage[0].bounds:
+            shared = executor.put(unit_states(states_VD, threads=threads))
+            clock.lap("token states")
+            for shard in stage:
+                yield shard, (folder, digest, shared)
+            return
+        kin_ids_VN = self._kin_of(layer, digest, run)
+        if kin_ids_VN is None:
+            return
+        normalised_VD = normalise(states_VD, self.model.checkpoint.architecture.layer_norm_eps, threads=threads)
+        moment_DD = second_moment(normalised_VD, threads=threads)
+        shared = executor.put(LayerInputs(states_VD, kin_ids_VN, moment_DD))
+        clock.lap("token states")
+        for shard in stage:
+            head = Head(layer, shard.bounds["head"])
+            weights = head_weights(self.model.checkpoint, head, scores=self.spec.scores)
+            bilinear = head_weights(self.model.checkpoint, head, scores="bilinear")
+            yield shard, (folder, digest, shared, weights, bilinear, self.spec.top_k, self.spec.seed)
+
+    def _states_of(self, layer: int, threads: int) -> np.ndarray:
+        """Token states of a layer, taken on from those of the layer before where these are at hand."""
+        checkpoint = self.model.checkpoint
+        if self._states is None or self._states[0] > layer:
+            self._states = layer, mlp_states(checkpoint, layer, threads=threads)
+        at, states_VD = self._states
+        if at < layer:
+            states_VD = states_VD.copy()  # workers may still read the old ones
+            for below in range(at, layer):
+                add_mlp(checkpoint, states_VD, below, threads=threads)
+            self._states = layer, states_VD
+        return states_VD
+
+    def _kin_of(self, layer: int, digest: str, run: Run) -> np.ndarray | None:
+        """The committed kin of a layer, int32 [V, N]; None unless all of it was found from these states."""
+        receipts = run.receipts()
+        names = [shard.name for shard in self.plan() if shard.group == f"L{layer}" and "head" not in shard.bounds]
+        if any(name not in receipts or receipts[name].inputs != digest for name in names):
+            return None
+        if not names:
+            return np.empty((len(self.model.vocabulary.spellings), 0), np.int32)
+        table = read_parts(run, [part for name in names for part in receipts[name].parts])
+        kin = table["kin_ids"].combine_chunks()
+        return np.asarray(kin.flatten()).reshape(len(kin), kin.type.list_size)
+
+    @staticmethod
+    def run_shard(grant: Grant, shard: Shard, *arguments: Any) -> Receipt:
+        """Compute one shard and write its parts; runs on a worker.
+
+        Raises:
+            OSError: if a part cannot be written.
+        """
+        started = time.perf_counter()
+        work = _scan_head if "head" in shard.bounds else _find_kin
+        digest, parts, summary = work(grant, shard, *arguments)
+        measures = {
+            "seconds": round(time.perf_counter() - started, 4),
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "device": _device(grant),
+            "cpus": grant.cpus,
+        }
+        return Receipt(shard=shard.name, inputs=digest, parts=parts, measures=measures, summary=summary)
+
+    def reduce(self, run: Run) -> list[Part]:
+        """Write the tables of the whole run."""
+        receipts = run.receipts()
+        summaries = [(head, receipts[str(head)].summary) for head in self._heads]
+        return [
+            run.write_table("tokens.parquet", tokens_table(self.model)),
+            run.write_table("heads.parquet", heads_table(summaries)),
+            run.write_table("spectrum.parquet", spectrum_table(summaries)),
+        ]
+
+
+_Work = tuple[str, tuple[Part, ...], dict[str, Any]]
+
+
+def _find_kin(grant: Grant, shard: Shard, folder: Path, digest: str, unit_VD: np.ndarray) -> _Work:
+    bounds = shard.bounds
+    rows = slice(bounds["start"], bounds["stop"])
+    ids_RN, cosines_RN = nearest(_prepared(digest, unit_VD, _device(grant)), rows, threads=grant.cpus)
+    table = kin_table(np.arange(rows.start, rows.stop, dtype=np.int32), ids_RN, cosines_RN)
+    return digest, (write_part(folder, layer_partition("kin", bounds["layer"], bounds["part"]), table),), {}
+
+
+def _scan_head(
+    grant: Grant,
+    shard: Shard,
+    folder: Path,
+    digest: str,
+    layer: LayerInputs,
+    weights: HeadWeights,
+    bilinear: HeadWeights,
+    k: int,
+    seed: int,
+) -> _Work:
+    place = shard.bounds["layer"], shard.bounds["head"]
+    inputs = head_inputs(weights, layer.states_VD, threads=grant.cpus)
+    token_ids_V = np.arange(len(inputs.keys_VH), dtype=np.int32)
+    keys = PreparedKeys(inputs.keys_VH, device=_device(grant))
+    scores = score_rows(inputs.queries_VH, keys, row_ids_R=token_ids_V, k=k, scale=inputs.scale, threads=grant.cpus)
+    kin_score_V = kin_scores(inputs.queries_VH, inputs.keys_VH, layer.kin_ids_VN, inputs.scale)
+    self_z_V = row_z(scores.self_score_R.astype(np.float64), scores)
+    # A child of the head's seed, whose own stream draws the null.
+    bootstrap = np.random.SeedSequence([seed, *place], spawn_key=(1,))
+    own = head_spectrum(*np.split(bilinear.w_qk_D2H, 2, axis=1))
+    null = compare_with_null(own, layer.moment_DD, Head(*place), seed=seed)
+    summary = {
+        "head": {
+            **self_summary(scores.self_rank_R, self_z_V, row_z(kin_score_V, scores), bootstrap),
+            **spectrum_summary(own, null),
+        },
+        "spectrum": {
+            "eigenvalue": own.eigenvalues_2H.tolist(),
+            "singular_value": own.singular_values_H.tolist(),
+            "sym_singular_value": own.sym_singular_values_2H.tolist(),
+            "skew_singular_value": own.skew_singular_values_2H.tolist(),
+        },
+    }
+    parts = (
+        write_part(folder, partition("topk", *place, 0), topk_table(token_ids_V, scores)),
+        write_part(folder, partition("self", *place, 0), self_table(token_ids_V, scores, kin_score_V)),
+    )
+    return digest, parts, summary
+
+
+def _device(grant: Grant) -> str:
+    return "cuda" if grant.gpus else "cpu"
+
+
+_last: tuple[tuple[str, str], PreparedKeys] | None = None
+
+
+def _prepared(digest: str, unit_VD: np.ndarray, device: str) -> PreparedKeys:
+    """Unit states prepared for scoring, kept between the shards that one worker process computes."""
+    global _last
+    if _last is None or _last[0] != (digest, device):
+        _last = (digest, device), PreparedKeys(unit_VD, device=device)
+    return _last[1]
