@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -25,6 +28,9 @@ from ray.exceptions import RayError, RayTaskError  # noqa: TID251
 
 RETRIES = 3
 """How often an item is run again after its worker or node was lost. Errors of the function are never retried."""
+
+_CONNECT_SECONDS = 10.0
+"""How long a cluster may take to answer at all."""
 
 _AHEAD = 2
 """Items in flight for each worker, so that none waits for the driver."""
@@ -121,18 +127,32 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
     def _connect(self, grant: Grant | None) -> None:
         if self._connected:
             return
+        with _own_signals():
+            self._join(grant)
+        self._connected = True
+
+    def _join(self, grant: Grant | None) -> None:
         quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if self._address is None:
             assert grant is not None, "an embedded cluster is started for its grant"
-            ray.init(
-                address="local",  # whatever RAY_ADDRESS says
-                num_cpus=max(local_cpus(), grant.cpus),
-                num_gpus=grant.workers * grant.gpus,
-                include_dashboard=False,
-                **quiet,
-            )
+            try:
+                ray.init(
+                    address="local",  # whatever RAY_ADDRESS says
+                    num_cpus=max(local_cpus(), grant.cpus),
+                    num_gpus=grant.workers * grant.gpus,
+                    include_dashboard=False,
+                    **quiet,
+                )
+            except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
+                raise ValueError(
+                    f"Ray cannot start on this machine ({_first_line(error)}); it needs a writable home and /tmp, "
+                    "or leave it out with --in-process"
+                ) from error
         else:
             try:
+                if ":" in self._address:  # Ray itself would try for a minute
+                    host, _, port = self._address.rpartition(":")
+                    socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
                 ray.init(address=self._address, runtime_env={"py_modules": self._packages}, **quiet)
             except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
                 raise ValueError(
@@ -140,7 +160,19 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
                     "start one with 'ray start --head', set RAY_AUTH_MODE=token if it asks for this user's token, "
                     "or leave --address out"
                 ) from error
-        self._connected = True
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep this process's answer to SIGTERM, which Ray replaces when it starts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    answer = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, answer)
 
 
 def _call(function: Callable[..., Value], grant: Grant, item: Any, *arguments: Any) -> Value:

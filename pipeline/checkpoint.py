@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -17,6 +18,8 @@ from safetensors import SafetensorError, safe_open
 
 ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "gelu_fast", "relu", "silu", "swish", "tanh")
 """Values of `activation_function` that the MLP blocks are computed for; any other is refused by name."""
+
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,21 +63,24 @@ class Architecture:
             ValueError: for any architecture, activation or shape that is not computed exactly here.
         """
         model_type = config.get("model_type")
+        if config.get("quantization_config"):
+            raise ValueError(f"{source} is quantised, which is not read; use its float checkpoint")
         if model_type != "gpt2" or config.get("add_cross_attention"):
-            named = (config.get("architectures") or [model_type])[0]
+            named = config.get("architectures") or model_type
+            named = named[0] if isinstance(named, list) else named
             raise ValueError(
                 f"architecture {named!r} (model_type {model_type!r}) of {source} is not supported; "
                 "use a GPT-2 checkpoint (model_type 'gpt2')"
             )
         try:
-            d_model, n_heads = int(config["n_embd"]), int(config["n_head"])
+            d_model, n_heads = _integer(config, "n_embd"), _integer(config, "n_head")
             architecture = cls(
-                n_layers=int(config["n_layer"]),
+                n_layers=_integer(config, "n_layer"),
                 n_heads=n_heads,
                 d_model=d_model,
-                d_mlp=int(config.get("n_inner") or 4 * d_model),
-                vocab_size=int(config["vocab_size"]),
-                n_ctx=int(config.get("n_positions") or 1024),
+                d_mlp=_integer(config, "n_inner", 4 * d_model),
+                vocab_size=_integer(config, "vocab_size"),
+                n_ctx=_integer(config, "n_positions", 1024),
                 layer_norm_eps=float(config.get("layer_norm_epsilon", 1e-5)),
                 activation=str(config.get("activation_function", "gelu_new")),
                 scale_attn_weights=bool(config.get("scale_attn_weights", True)),
@@ -83,6 +89,8 @@ class Architecture:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"config.json of {source} is not a GPT-2 configuration: {error}") from error
+        if not (math.isfinite(architecture.layer_norm_eps) and architecture.layer_norm_eps >= 0):
+            raise ValueError(f"layer_norm_epsilon {architecture.layer_norm_eps} of {source} is impossible; use 1e-5")
         if min(architecture.n_layers, n_heads, d_model, architecture.vocab_size) < 1 or d_model % n_heads:
             raise ValueError(f"config.json of {source} has impossible sizes: n_embd {d_model}, n_head {n_heads}")
         if architecture.activation not in ACTIVATIONS:
@@ -95,11 +103,12 @@ class Architecture:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor lies: its file, its name in that file, and its shape."""
+    """Where one tensor lies: its file, its name in that file, its shape and its kind of number."""
 
     file: str
     name: str
     shape: tuple[int, ...]
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -135,9 +144,12 @@ class Checkpoint:
             try:
                 with safe_open(path / file, framework="pt") as tensors:
                     for name in tensors.keys():  # noqa: SIM118 - safe_open has no iterator of its own
-                        shape = tuple(tensors.get_slice(name).get_shape())
-                        stored[name.removeprefix("transformer.")] = StoredTensor(file, name, shape)
+                        entry = tensors.get_slice(name)
+                        place = StoredTensor(file, name, tuple(entry.get_shape()), entry.get_dtype())
+                        stored[name.removeprefix("transformer.")] = place
             except (SafetensorError, OSError) as error:
+                if not os.access(path / file, os.R_OK):
+                    raise ValueError(f"weights file {file} of {path} may not be read by this user") from error
                 raise ValueError(f"weights file {file} of {path} cannot be read: {error}; copy it again") from error
         checkpoint = cls(path, architecture, tuple(files), stored)
         checkpoint._require_shapes()
@@ -220,11 +232,22 @@ class Checkpoint:
         for name, shape in self._model_tensors().items():
             if name not in self.stored:
                 raise ValueError(f"checkpoint {self.path} has no tensor {name!r}; it is not a whole GPT-2 checkpoint")
+            if self.stored[name].dtype not in _FLOATS:
+                raise ValueError(
+                    f"tensor {name!r} of {self.path} holds {self.stored[name].dtype} numbers; use a float checkpoint"
+                )
             if self.stored[name].shape != shape:
                 found = list(self.stored[name].shape)
                 raise ValueError(
                     f"tensor {name!r} of {self.path} has shape {found}, but config.json says {list(shape)}"
                 )
+
+
+def _integer(config: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    value = config[name] if default is None else config.get(name) or default
+    if not isinstance(value, int):
+        raise TypeError(f"{name} is {value!r}, not an integer")
+    return value
 
 
 def _read_json(file: Path, path: Path) -> dict[str, Any]:
@@ -243,8 +266,10 @@ def _weight_files(path: Path) -> list[str]:
     if (path / "model.safetensors").is_file():
         return ["model.safetensors"]
     if (path / "model.safetensors.index.json").is_file():
-        index = _read_json(path / "model.safetensors.index.json", path)
-        files = sorted(set(index.get("weight_map", {}).values()))
+        weight_map = _read_json(path / "model.safetensors.index.json", path).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+            raise ValueError(f"model.safetensors.index.json of {path} does not map tensors to files; copy it again")
+        files = sorted(set(weight_map.values()))
         missing = [file for file in files if "/" in file or not (path / file).is_file()]
         if files and not missing:
             return files

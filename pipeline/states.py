@@ -187,6 +187,9 @@ def head_inputs(weights: HeadWeights, states_VD: Float32[np.ndarray, "V D"], *, 
 
     Returns:
         The queries, keys and scale.
+
+    Raises:
+        ValueError: if a query, a key or a score would leave the range of float32.
     """
     gain_D, shift_D, w_qk_D2H, b_qk_2H = (
         torch.from_numpy(values) for values in (weights.gain_D, weights.shift_D, weights.w_qk_D2H, weights.b_qk_2H)
@@ -202,7 +205,25 @@ def head_inputs(weights: HeadWeights, states_VD: Float32[np.ndarray, "V D"], *, 
 
     _for_blocks(len(states_VD), project, threads)
     queries_VH, keys_VH = (np.ascontiguousarray(half) for half in np.split(projected_V2H, 2, axis=1))
+    _require_representable(queries_VH, keys_VH, weights.scale)
     return HeadInputs(queries_VH, keys_VH, weights.scale)
+
+
+def _require_representable(queries_VH: np.ndarray, keys_VH: np.ndarray, scale: float) -> None:
+    largest = []
+    for what, values_VH in (("query", queries_VH), ("key", keys_VH)):
+        finite_V = np.isfinite(values_VH).all(axis=1)
+        if not finite_V.all():
+            raise ValueError(
+                f"the {what} of token {int(np.argmin(finite_V))} is not finite in float32; the model's weights are too "
+                "large or its LayerNorm divides by zero; use a sound checkpoint"
+            )
+        largest.append(float(np.linalg.norm(values_VH.astype(np.float64), axis=1).max()))
+    bound = largest[0] * largest[1] * scale
+    if bound > float(np.finfo(np.float32).max):
+        raise ValueError(
+            f"scores may reach {bound:.1e}, more than float32 can hold; use a checkpoint of smaller weights"
+        )
 
 
 def normalise(states_VD: Float32[np.ndarray, "V D"], eps: float, *, threads: int) -> Float32[np.ndarray, "V D"]:

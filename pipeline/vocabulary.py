@@ -8,9 +8,9 @@ import unicodedata
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
-from tokenizers.decoders import ByteLevel
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -44,6 +44,8 @@ class Vocabulary:
             ValueError: if the tokenizer is unreadable, not byte-level, or names an id past the embedding's last row.
         """
         ids, added = _read_ids(path)
+        # Tokens that were added and never given a row of the embedding cannot occur; others past its end are an error.
+        ids = {token: token_id for token, token_id in ids.items() if token_id < vocab_size or token_id not in added}
         beyond = max(ids.values(), default=-1)
         if beyond >= vocab_size:
             raise ValueError(
@@ -108,7 +110,7 @@ def _read_ids(path: Path) -> tuple[dict[str, int], dict[int, bool]]:
     try:
         if (path / "tokenizer.json").is_file():
             tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
-            if not isinstance(tokenizer.decoder, ByteLevel):
+            if "ByteLevel" not in _kinds(json.loads(tokenizer.to_str())["decoder"]):
                 raise ValueError("it is not byte-level, as GPT-2's is")
             added = {token_id: token.special for token_id, token in tokenizer.get_added_tokens_decoder().items()}
             return tokenizer.get_vocab(with_added_tokens=True), added
@@ -116,10 +118,21 @@ def _read_ids(path: Path) -> tuple[dict[str, int], dict[int, bool]]:
             ids = json.loads((path / "vocab.json").read_text(encoding="utf-8"))
             if not all(isinstance(token_id, int) and token_id >= 0 for token_id in ids.values()):
                 raise ValueError("vocab.json does not map tokens to ids")
-            return ids, {ids[END_OF_TEXT]: True} if END_OF_TEXT in ids else {}
+            added = {ids[END_OF_TEXT]: True} if END_OF_TEXT in ids else {}
+            if (path / "added_tokens.json").is_file():
+                more = json.loads((path / "added_tokens.json").read_text(encoding="utf-8"))
+                ids, added = {**ids, **more}, {**dict.fromkeys(more.values(), False), **added}
+            return ids, added
     except Exception as error:  # the tokenizers library raises bare Exception for every unreadable file
         raise ValueError(f"tokenizer of {path} cannot be read: {error}") from error
     return {}, {}
+
+
+def _kinds(decoder: Any) -> list[str]:
+    """Types of a decoder and of those it is made of, as tokenizer.json spells them."""
+    if not isinstance(decoder, dict):
+        return []
+    return [decoder["type"], *(kind for part in decoder.get("decoders", []) for kind in _kinds(part))]
 
 
 @cache

@@ -169,7 +169,7 @@ def test_failed_shards_are_listed_with_exit_code_1(
     monkeypatch.setattr(job, "write_part", fails_once_full)
     code, _, error = full_vocab(submit, random_model, "--shards", 4)
     assert code == 1
-    assert "shard L1H5-00002 was not computed: OSError: [Errno 28] No space left on device" in error
+    assert "shard L1H5-000105-000158 was not computed: OSError: [Errno 28] No space left on device" in error
     assert "1 shards failed, tracebacks in" in error
     (log,) = out.rglob("failures.log")
     assert "fails_once_full" in log.read_text()
@@ -233,3 +233,112 @@ def test_reading_commands_load_neither_torch_nor_ray(tmp_path: Path) -> None:
         "sys.exit(bool({'torch', 'ray', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False).returncode == 0
+
+
+def test_a_folder_with_another_runs_results_is_not_taken_for_this_run(
+    submit: Submit, random_model: Path, out: Path
+) -> None:
+    assert full_vocab(submit, random_model, "--head", "L1H1")[0] == 0
+    (other,) = out.iterdir()
+    assert full_vocab(submit, random_model, "--head", "L0H0")[0] == 0
+    (own,) = [folder for folder in out.iterdir() if folder != other]
+    expected = {file.relative_to(own): file.read_bytes() for file in own.rglob("*.parquet")}
+    shutil.rmtree(own)
+    shutil.copytree(other, own)
+    assert "manifest.json is that of run" in submit("verify", own)[1]
+    assert full_vocab(submit, random_model, "--head", "L0H0")[0] == 0
+    found = {file.relative_to(own): file.read_bytes() for file in own.rglob("*.parquet") if "_state" not in str(file)}
+    assert found == expected
+    assert submit("verify", own)[0] == 0
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"parts": []}'])
+@pytest.mark.parametrize("file", ["manifest.json", "_state/plan.json"])
+def test_a_damaged_state_file_costs_no_shard(
+    submit: Submit, random_model: Path, out: Path, file: str, content: str
+) -> None:
+    assert full_vocab(submit, random_model, "--shards", 3)[0] == 0
+    (folder,) = out.iterdir()
+    (folder / file).write_text(content)
+    code, printed, _ = submit("runs")
+    assert code == 0
+    assert "damaged" in printed
+    code, printed, _ = full_vocab(submit, random_model, "--shards", 3)
+    assert code == 0
+    assert "nothing had to be computed" in printed
+    assert submit("verify", folder)[0] == 0
+
+
+@pytest.mark.parametrize(("name", "value", "named"), [
+    ("layer_norm_epsilon", -1, "layer_norm_epsilon -1"),
+    ("n_head", 3.7, "n_head is 3.7"),
+    ("quantization_config", {"bits": 8}, "quantised"),
+])  # fmt: skip
+def test_an_impossible_configuration_is_named(
+    submit: Submit, random_model: Path, tmp_path: Path, out: Path, name: str, value: object, named: str
+) -> None:
+    folder = Path(shutil.copytree(random_model, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, name: value}))
+    code, _, error = full_vocab(submit, folder)
+    assert code == 2
+    assert named in error
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(("tensor", "factor", "named"), [
+    ("transformer.h.1.attn.c_attn.weight", 1e25, "more than float32 can hold"),
+    ("transformer.wte.weight", 1e30, "not finite in float32"),
+])  # fmt: skip
+def test_weights_whose_scores_overflow_are_refused_before_anything_is_written(
+    submit: Submit, random_model: Path, tmp_path: Path, out: Path, tensor: str, factor: float, named: str
+) -> None:
+    folder = Path(shutil.copytree(random_model, tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    weights[tensor] *= factor
+    save_file(weights, folder / "model.safetensors")
+    code, _, error = full_vocab(submit, folder)
+    assert code == 2
+    assert named in error
+    assert not out.exists()
+
+
+def test_integer_weights_are_refused(submit: Submit, random_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(random_model, tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    weights["transformer.h.0.mlp.c_fc.weight"] = weights["transformer.h.0.mlp.c_fc.weight"].to(torch.int8)
+    save_file(weights, folder / "model.safetensors")
+    code, _, error = full_vocab(submit, folder)
+    assert code == 2
+    assert "I8 numbers" in error
+
+
+def test_paths_of_any_kind(random_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "w sp ünï 'q"
+    program = "import sys; from jobs.cli import main; main()"
+    request = ["full-vocab", "--model", str(random_model), "--in-process", "--out", str(out)]
+    odd = os.fsencode(str(tmp_path)) + b"/w\xff"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", program, *request[:-1], odd], env=environment, capture_output=True)
+    assert done.returncode == 2
+    assert b"is not UTF-8" in done.stderr
+    assert not os.path.exists(odd)
+    done = subprocess.run([sys.executable, "-c", program, *request], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    next_line = done.stdout.decode().splitlines()[-2]
+    assert "submit verify" in next_line
+    assert run(["runs", "--out", str(out)]) == 0
+    assert run(["full-vocab", "--model", str(random_model), "--in-process", "--out", str(tmp_path / ("x" * 300))]) == 2
+
+
+def test_a_terminated_driver_says_so_and_keeps_its_shards(random_model: Path, tmp_path: Path) -> None:
+    program = (
+        "import os, signal; from jobs import cli; from outputs.journal import Journal; append = Journal.append\n"
+        "def once(journal, receipt):\n    append(journal, receipt); os.kill(os.getpid(), signal.SIGTERM)\n"
+        "Journal.append = once; cli.main()"
+    )
+    request = ["full-vocab", "--model", str(random_model), "--in-process", "--out", str(tmp_path), "--shards", "3"]
+    done = subprocess.run([sys.executable, "-c", program, *request], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr.strip().splitlines()[-1].startswith("submit: interrupted")
+    assert "Traceback" not in done.stderr

@@ -151,7 +151,7 @@ def test_results_do_not_depend_on_shards_or_threads(planted_tiny: Path, tmp_path
         executor = Wide() if number % 2 else InProcessExecutor()
         run = compute(planted_tiny, tmp_path / str(shards), shards=shards, executor=executor).run
         tables.append([table(run, name) for name in ("topk", "self")])
-        assert run.folder.name == Run(tmp_path / "1" / run.folder.name).folder.name
+        assert (tmp_path / "1" / run.folder.name).is_dir()
     for other in tables[1:]:
         assert other[0].equals(tables[0][0])
         assert other[1].equals(tables[0][1])
@@ -267,7 +267,7 @@ def test_shards_that_fail_are_listed_and_the_others_kept(
 
     monkeypatch.setattr(full_vocab, "write_part", full_disk)
     result = compute(random_model, tmp_path, shards=5)
-    assert list(result.failures) == ["L1H5-00002", "L1H5-00003", "L1H5-00004"]
+    assert list(result.failures) == ["L1H5-000084-000126", "L1H5-000126-000168", "L1H5-000168-000211"]
     assert all(failure.kind == "OSError" for failure in result.failures.values())
     assert result.run.manifest() is None
     monkeypatch.undo()

@@ -7,20 +7,27 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from outputs import store
+from outputs.identity import identify
 from outputs.journal import Receipt
 from outputs.lock import RunIsBusyError
 from outputs.part import write_part
-from outputs.run import Run
+from outputs.run import DamagedRunError, Run
 from outputs.shard import Shard
 
-REQUEST = {"run_id": "abc", "job": "test", "spec": {}, "model": {"weights_sha256": "w"}}
+REQUEST = identify("test", {}, {"weights_sha256": "w"})
+RUN_ID = REQUEST["run_id"]
 SHARDS = [Shard(f"s{number}", "g", {"start": number, "stop": number + 1}) for number in range(3)]
+
+
+def whole(shards: Sequence[Shard]) -> bool:
+    return len(shards) == 3
 
 
 def compute(run: Run, shard: Shard, inputs: str = "i", value: float = 1.0) -> Receipt:
@@ -31,12 +38,12 @@ def compute(run: Run, shard: Shard, inputs: str = "i", value: float = 1.0) -> Re
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return Run(tmp_path / "test-abc")
+    return Run(tmp_path / f"test-{RUN_ID}")
 
 
 def finish(run: Run) -> None:
     with run.driving():
-        shards = run.plan_or_load(REQUEST, SHARDS)
+        shards = run.plan_or_load(REQUEST, SHARDS, whole)
         for shard in run.missing(shards):
             run.record(compute(run, shard))
         run.commit(REQUEST, shards, [])
@@ -50,7 +57,7 @@ def test_opening_writes_nothing(run: Run) -> None:
 
 def test_a_run_is_complete_only_with_its_manifest(run: Run, tmp_path: Path) -> None:
     with run.driving():
-        shards = run.plan_or_load(REQUEST, SHARDS)
+        shards = run.plan_or_load(REQUEST, SHARDS, whole)
         assert run.missing(shards) == SHARDS
         run.record(compute(run, SHARDS[1]))
         assert [shard.name for shard in run.missing(shards)] == ["s0", "s2"]
@@ -66,16 +73,33 @@ def test_a_run_is_complete_only_with_its_manifest(run: Run, tmp_path: Path) -> N
 
 def test_the_first_plan_holds(run: Run) -> None:
     with run.driving():
-        run.plan_or_load(REQUEST, SHARDS)
+        run.plan_or_load(REQUEST, SHARDS, whole)
     with run.driving():
-        assert run.plan_or_load(REQUEST, SHARDS[:1]) == SHARDS
-        with pytest.raises(ValueError, match="holds run abc"):
-            run.plan_or_load({**REQUEST, "run_id": "other"}, SHARDS)
+        assert run.plan_or_load(REQUEST, SHARDS[:1], whole) == SHARDS
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"shards": 3}', "of another run", "of fewer shards"])
+def test_a_plan_that_cannot_be_used_is_set_aside_and_its_receipts_kept(run: Run, damage: str) -> None:
+    with run.driving():
+        shards = run.plan_or_load(REQUEST, SHARDS, whole)
+        run.record(compute(run, shards[1]))
+    file = run.folder / "_state/plan.json"
+    plan = json.loads(file.read_text())
+    if damage == "of another run":
+        other = identify("test", {"other": 1}, {"weights_sha256": "w"})
+        damage = json.dumps({**plan, **other})
+    elif damage == "of fewer shards":
+        damage = json.dumps({**plan, "shards": plan["shards"][:2]})
+    file.write_text(damage)
+    with run.driving():
+        assert run.plan_or_load(REQUEST, SHARDS, whole) == SHARDS
+        assert [shard.name for shard in run.missing(SHARDS)] == ["s0", "s2"]
+    assert len(list((run.folder / "_state/quarantine").iterdir())) == 1
 
 
 def test_parts_from_other_inputs_do_not_stand_beside_new_ones(run: Run) -> None:
     with run.driving():
-        shards = run.plan_or_load(REQUEST, SHARDS)
+        shards = run.plan_or_load(REQUEST, SHARDS, whole)
         run.record(compute(run, SHARDS[0], "old"))
         run.record(compute(run, SHARDS[1], "old"))
         assert [shard.name for shard in run.missing(shards)] == ["s2"]
@@ -96,7 +120,7 @@ def test_files_the_run_did_not_write_are_reported_and_set_aside(run: Run) -> Non
 
 def test_a_part_changed_before_the_commit_stops_it(run: Run) -> None:
     with run.driving():
-        shards = run.plan_or_load(REQUEST, SHARDS)
+        shards = run.plan_or_load(REQUEST, SHARDS, whole)
         receipts = [compute(run, shard) for shard in shards]
         for receipt in receipts:
             run.record(receipt)
@@ -115,14 +139,65 @@ def test_leftovers_of_a_killed_writer_are_removed(run: Run) -> None:
         assert not leftover.exists()
 
 
-def test_a_broken_manifest_or_plan_is_a_clear_error(run: Run) -> None:
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"parts": []}', '{"run_id": 1, "parts": [], "shards": []}', None])
+def test_a_broken_manifest_is_no_manifest_and_the_run_shows_as_damaged(run: Run, content: str | None) -> None:
     finish(run)
-    run.manifest_file.write_text("{")
-    with pytest.raises(ValueError, match=r"manifest\.json is no manifest"):
+    run.manifest_file.unlink()
+    if content is None:
+        run.manifest_file.mkdir()
+    else:
+        run.manifest_file.write_text(content)
+    with pytest.raises(DamagedRunError, match=r"manifest\.json is damaged"):
         run.manifest()
-    (run.folder / "_state/plan.json").write_text(json.dumps({"run_id": "abc"}))
-    with pytest.raises(ValueError, match="cannot be read"):
-        run.plan()
+    assert store.status(run).state == "damaged"
+
+
+def test_a_manifest_under_another_name_is_a_fault(run: Run, tmp_path: Path) -> None:
+    finish(run)
+    moved = run.folder.rename(tmp_path / "test-0123456789ab")
+    assert store.faults(Run(moved)) == [f"manifest.json is that of run {RUN_ID}"]
+
+
+def test_a_truncated_part_shows_in_the_status(run: Run) -> None:
+    finish(run)
+    part = next(run.folder.rglob("part-*.parquet"))
+    part.write_bytes(part.read_bytes()[:10])
+    assert store.status(run).state == "damaged"
+
+
+def test_a_receipt_without_parts_commits_nothing(run: Run) -> None:
+    with run.driving():
+        run.plan_or_load(REQUEST, SHARDS, whole)
+        run.record(Receipt(shard="s0", inputs="i", parts=()))
+    with run.driving():
+        assert Run(run.folder).missing(SHARDS) == SHARDS
+
+
+def test_a_folder_in_the_place_of_a_part_is_set_aside(run: Run) -> None:
+    finish(run)
+    part = next(run.folder.rglob("part-*.parquet"))
+    part.unlink()
+    part.mkdir()
+    (part / "file").touch()
+    finish(Run(run.folder))
+    assert store.faults(run) == []
+
+
+def test_a_request_that_comes_to_nothing_leaves_nothing(tmp_path: Path) -> None:
+    run = Run(tmp_path / "new" / "runs" / f"test-{RUN_ID}")
+
+    def plan_and_fail() -> None:
+        with run.driving():
+            run.plan_or_load(REQUEST, SHARDS, whole)
+            raise ValueError("cannot be met")
+
+    with pytest.raises(ValueError, match="cannot be met"):
+        plan_and_fail()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "new").mkdir()
+    with pytest.raises(OSError, match="too long"), Run(tmp_path / "new" / "a" / ("x" * 300)).driving():
+        pass
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def _hold(folder: Path, held: multiprocessing.synchronize.Event) -> None:
@@ -150,12 +225,13 @@ def test_a_second_driver_is_refused_and_a_killed_one_frees_the_run(run: Run) -> 
 
 def test_runs_are_found_by_path_name_and_unique_beginning(run: Run, tmp_path: Path) -> None:
     finish(run)
-    for name in (str(run.folder), "test-abc", "test", "abc", "ab"):
+    for name in (str(run.folder), run.folder.name, "test", RUN_ID, RUN_ID[:3]):
         assert store.find(tmp_path, name).folder == run.folder
-    with run.driving():
-        Run(tmp_path / "test-abd").folder.joinpath("_state").mkdir(parents=True)
-        (tmp_path / "test-abd/_state/plan.json").write_text("{}")
+    (tmp_path / f"test-{RUN_ID[:3]}/_state").mkdir(parents=True)
+    (tmp_path / f"test-{RUN_ID[:3]}/_state/plan.json").write_text("{}")
     with pytest.raises(ValueError, match="fits 2 runs"):
-        store.find(tmp_path, "ab")
+        store.find(tmp_path, RUN_ID[:3])
+    with pytest.raises(ValueError, match="is empty"):
+        store.find(tmp_path, "")
     with pytest.raises(ValueError, match="is not in"):
         store.find(tmp_path, "zzz")

@@ -54,7 +54,7 @@ def test_padding_rows_have_no_spelling_and_foreign_tokenizers_are_refused(plante
     padded = Vocabulary.open(planted_tiny, 1030)
     assert padded.spellings[1024:] == (None,) * 6
     assert padded.sha256() != Vocabulary.open(planted_tiny, 1024).sha256()
-    with pytest.raises(ValueError, match="token id 1023, but the model has 1000"):
+    with pytest.raises(ValueError, match="token id 1022, but the model has 1000"):
         Vocabulary.open(planted_tiny, 1000)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ValueError, match="cannot be read"):
