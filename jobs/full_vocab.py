@@ -16,6 +16,7 @@ import numpy as np
 from cluster.executor import Executor, Grant, Handle
 from jobs.clock import Clock
 from jobs.model import Model
+from jobs.settings import require_scoring, require_top_k_fits
 from jobs.tables import self_table, tokens_table, topk_table
 from outputs.journal import Receipt
 from outputs.part import Part, partition, write_part
@@ -23,7 +24,7 @@ from outputs.run import Run
 from outputs.shard import Shard
 from pipeline.head import Head
 from pipeline.scoring import PreparedKeys, score_rows
-from pipeline.states import SCORES, STATES, HeadInputs, head_inputs, head_weights, mlp_states
+from pipeline.states import HeadInputs, head_inputs, head_weights, mlp_states
 
 ROWS_PER_SHARD = 4096
 """Query tokens in a shard, unless a number of shards is asked for: 0.2 s on a core, 2 MB of tables."""
@@ -44,11 +45,7 @@ class FullVocab:
 
     def __post_init__(self) -> None:
         Head.parse(self.head)
-        for name, value, known in (("--states", self.states, STATES), ("--scores", self.scores, SCORES)):
-            if value not in known:
-                raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(known)}")
-        if self.top_k < 1:
-            raise ValueError(f"--top-k {self.top_k} is below 1; keep at least one key a token")
+        require_scoring(self.states, self.scores, self.top_k)
 
     def require_fits(self, model: Model) -> None:
         """Check the request against the model.
@@ -58,11 +55,7 @@ class FullVocab:
         """
         architecture = model.checkpoint.architecture
         Head.parse(self.head).require_inside(architecture.n_layers, architecture.n_heads)
-        if self.top_k > architecture.vocab_size:
-            raise ValueError(
-                f"--top-k {self.top_k} is more than the vocabulary of {model.name} holds; "
-                f"keep at most {architecture.vocab_size}"
-            )
+        require_top_k_fits(self.top_k, architecture.vocab_size)
 
 
 class FullVocabJob:

@@ -18,6 +18,7 @@ from cluster.executor import Executor, Grant
 from jobs.clock import Clock
 from jobs.full_vocab import ROWS_PER_SHARD
 from jobs.model import Model
+from jobs.settings import require_scoring, require_top_k_fits
 from jobs.tables import heads_table, kin_table, row_z, self_table, spectrum_table, tokens_table, topk_table
 from outputs.journal import Receipt
 from outputs.part import Part, layer_partition, partition, write_part
@@ -28,7 +29,7 @@ from pipeline.head import Head
 from pipeline.kin import kin_scores, nearest, unit_states
 from pipeline.scoring import PreparedKeys, score_rows
 from pipeline.spectrum import compare_with_null, head_spectrum, second_moment
-from pipeline.states import SCORES, STATES, HeadWeights, add_mlp, head_inputs, head_weights, mlp_states, normalise
+from pipeline.states import HeadWeights, add_mlp, bilinear_factors, head_inputs, head_weights, mlp_states, normalise
 from pipeline.summary import self_summary, spectrum_summary
 
 
@@ -52,11 +53,7 @@ class HeadScan:
             raise ValueError("--heads names no head; name at least one, for example L1H5")
         for head in self.heads:
             Head.parse(head)
-        for name, value, known in (("--states", self.states, STATES), ("--scores", self.scores, SCORES)):
-            if value not in known:
-                raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(known)}")
-        if self.top_k < 1:
-            raise ValueError(f"--top-k {self.top_k} is below 1; keep at least one key a token")
+        require_scoring(self.states, self.scores, self.top_k)
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed} is negative; choose 0 or more")
 
@@ -129,11 +126,7 @@ class HeadScanJob:
 
     def __init__(self, spec: HeadScan, model: Model) -> None:
         shape = model.checkpoint.architecture
-        if spec.top_k > shape.vocab_size:
-            raise ValueError(
-                f"--top-k {spec.top_k} is more than the vocabulary of {model.name} holds; "
-                f"keep at most {shape.vocab_size}"
-            )
+        require_top_k_fits(spec.top_k, shape.vocab_size)
         self.spec = spec
         self.model = model
         self._heads = [Head.parse(name) for name in spec.heads]
@@ -202,8 +195,8 @@ class HeadScanJob:
         for shard in stage:
             head = Head(layer, shard.bounds["head"])
             weights = head_weights(self.model.checkpoint, head, scores=self.spec.scores)
-            bilinear = head_weights(self.model.checkpoint, head, scores="bilinear")
-            yield shard, (folder, digest, shared, weights, bilinear, self.spec.top_k, self.spec.seed)
+            factors = bilinear_factors(self.model.checkpoint, head)
+            yield shard, (folder, digest, shared, weights, factors, self.spec.top_k, self.spec.seed)
 
     def _states_of(self, layer: int, threads: int) -> np.ndarray:
         """Token states of a layer, taken on from those of the layer before where these are at hand."""
@@ -277,7 +270,7 @@ def _scan_head(
     digest: str,
     layer: LayerInputs,
     weights: HeadWeights,
-    bilinear: HeadWeights,
+    factors: tuple[np.ndarray, np.ndarray],
     k: int,
     seed: int,
 ) -> _Work:
@@ -290,7 +283,7 @@ def _scan_head(
     self_z_V = row_z(scores.self_score_R.astype(np.float64), scores)
     # A child of the head's seed, whose own stream draws the null.
     bootstrap = np.random.SeedSequence([seed, *place], spawn_key=(1,))
-    own = head_spectrum(*np.split(bilinear.w_qk_D2H, 2, axis=1))
+    own = head_spectrum(*factors)
     null = compare_with_null(own, layer.moment_DD, Head(*place), seed=seed)
     summary = {
         "head": {
