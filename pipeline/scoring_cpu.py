@@ -27,7 +27,8 @@ import torch
 from pipeline import scoring_cpu_kernels as kernels
 from pipeline import scoring_exact
 from pipeline.scoring_bound import frame_rows, key_scale
-from pipeline.scoring_exact import Float32Array, Float64Array, KeyMoments
+from pipeline.scoring_cpu_moments import row_moments
+from pipeline.scoring_exact import Float32Array, Float64Array
 
 if TYPE_CHECKING:
     from pipeline.scoring import PreparedKeys, RowScores
@@ -242,26 +243,6 @@ def sample_rank(kept: int, seen: int, vocabulary_size: int) -> int:
     share = seen / vocabulary_size
     expected = kept * share
     return math.ceil(expected + 4.5 * math.sqrt(expected * (1 - share)) + 4)
-
-
-def row_moments(queries_RH: Float32Array, moments: KeyMoments) -> tuple[Float64Array, Float64Array]:
-    """Return `scoring_exact.row_moments`, the same bits, by the compiled kernel."""
-    rows, width = queries_RH.shape
-    mean_R, std_R = np.empty(rows), np.empty(rows)
-    high, low = moments.covariance_pieces
-    kernels.row_moments(
-        queries_RH,
-        moments.mean_H.numpy(),
-        moments.scale_H.numpy(),
-        high.numpy(),
-        low.numpy(),
-        moments.bits,
-        scoring_exact.query_piece_bits(width, moments.bits),
-        np.zeros((5, scoring_exact.power_of_two_at_least(width))),
-        mean_R,
-        std_R,
-    )
-    return mean_R, std_R
 
 
 def make_scratch(head_dim: int) -> Float64Array:

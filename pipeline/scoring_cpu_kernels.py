@@ -8,7 +8,6 @@ Shapes: R rows of a tile, N its keys, V keys, H head dimensions, B buffer capaci
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,9 +18,13 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 CHUNK = 64
+LINE = 16  # float32 numbers of a cache line
+# Up to this many scores, comparing all pairs in vectors beats a selection with branches.
+FEW = 512
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function, cached on disk. The cache notices changes of its own file only: call none of another file."""
     try:
         return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
     except RuntimeError:  # numba found no writable folder for its cache: compile in every process instead
@@ -63,6 +66,42 @@ _mask_at_least = _chunk_comparison(">=")
 
 
 @_intrinsic
+def _compare_chunk(typing_context, array, start, low, high, threshold, masks, chunk):  # type: ignore[no-untyped-def]
+    """Write to `masks[chunk]` where `array[start : start + CHUNK]` is >= low, in [low, high], and >= threshold.
+
+    Stored sixteen bits at a time: joining such masks in registers takes nearly as long as making them.
+    """
+    lanes = 16
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        def data(position):  # type: ignore[no-untyped-def]
+            return cgutils.create_struct_proxy(signature.args[position])(context, builder, arguments[position]).data
+
+        def spread(bound):  # type: ignore[no-untyped-def]
+            undefined = ir.Constant(vector, ir.Undefined)
+            same = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+            return builder.shuffle_vector(builder.insert_element(undefined, bound, ir.IntType(32)(0)), undefined, same)
+
+        vector, short, wide = ir.VectorType(ir.FloatType(), lanes), ir.IntType(lanes), ir.IntType(64)
+        pointer = builder.bitcast(builder.gep(data(0), [arguments[1]]), vector.as_pointer())
+        masks_pointer = builder.gep(data(5), [builder.mul(arguments[6], wide(3))])
+        masks_pointer = builder.bitcast(masks_pointer, short.as_pointer())
+        low, high, threshold = (spread(bound) for bound in arguments[2:5])
+        parts = CHUNK // lanes
+        for part in range(parts):
+            scores = builder.load(builder.gep(pointer, [wide(part)]), align=4)
+            at_least = builder.fcmp_ordered(">=", scores, low)
+            within = builder.and_(at_least, builder.fcmp_ordered("<=", scores, high))
+            survives = builder.fcmp_ordered(">=", scores, threshold)
+            for word, mask in enumerate((at_least, within, survives)):
+                target = builder.gep(masks_pointer, [wide(parts * word + part)])
+                builder.store(builder.bitcast(mask, short), target, align=2)
+        return context.get_dummy_value()
+
+    return types.void(array, start, low, high, threshold, masks, chunk), generate
+
+
+@_intrinsic
 def _count_bits(typing_context, mask):  # type: ignore[no-untyped-def]
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         return builder.ctpop(arguments[0])
@@ -79,26 +118,24 @@ def _lowest_bit(typing_context, mask):  # type: ignore[no-untyped-def]
 
 
 @_intrinsic
-def _prefetch_row(typing_context, matrix, row):  # type: ignore[no-untyped-def]
-    """Ask for the first four cache lines of a row of a contiguous matrix: a hint, harmless past the end."""
+def _prefetch(typing_context, matrix, row, column):  # type: ignore[no-untyped-def]
+    """Ask for the cache line of an entry of a contiguous matrix: a hint, harmless past the end."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         array = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0])
         width = builder.extract_value(array.shape, 1)
-        offset = builder.mul(builder.sext(arguments[1], width.type), width)
-        pointer = builder.bitcast(builder.gep(array.data, [offset]), ir.IntType(8).as_pointer())
+        row, column = (builder.sext(index, width.type) for index in arguments[1:])
+        pointer = builder.gep(array.data, [builder.add(builder.mul(row, width), column)])
         flag = ir.IntType(32)
         prefetch = cgutils.get_or_insert_function(
             builder.module,
             ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), flag, flag, flag]),
             "llvm.prefetch.p0",
         )
-        for line in range(4):
-            address = builder.gep(pointer, [ir.Constant(ir.IntType(64), 64 * line)])
-            builder.call(prefetch, [address, flag(0), flag(3), flag(1)])
+        builder.call(prefetch, [builder.bitcast(pointer, ir.IntType(8).as_pointer()), flag(0), flag(3), flag(1)])
         return context.get_dummy_value()
 
-    return types.void(matrix, row), generate
+    return types.void(matrix, row, column), generate
 
 
 def _wide_dot(width: int) -> Any:
@@ -144,7 +181,7 @@ _dot_64 = _wide_dot(64)
 _dot_128 = _wide_dot(128)
 
 
-@_compiled
+@compiled
 def canonical_dot(queries_RH, r, keys_VH, u, scratch_P):  # type: ignore[no-untyped-def]
     """Return the fixed-tree float64 dot product of query r and key u; `scratch_P` is half the padded width.
 
@@ -180,73 +217,53 @@ def canonical_dot(queries_RH, r, keys_VH, u, scratch_P):  # type: ignore[no-unty
     return scratch_P[0]
 
 
-@_compiled
+@compiled
 def canonical_row(queries_RH, r, keys_VH, scratch_P, dots_V):  # type: ignore[no-untyped-def]
     """Fill `dots_V` with the canonical dot products of query r and every key."""
     for u in range(keys_VH.shape[0]):
         dots_V[u] = canonical_dot(queries_RH, r, keys_VH, u, scratch_P)
 
 
-@_compiled
+@compiled
 def own_dots(queries_RH, keys_VH, row_ids_R, scratch_P, dots_R):  # type: ignore[no-untyped-def]
     """Fill `dots_R` with the canonical dot product of each query and its own key."""
     for r in range(queries_RH.shape[0]):
         dots_R[r] = canonical_dot(queries_RH, r, keys_VH, row_ids_R[r], scratch_P)
 
 
-@_compiled
-def _fold(work, line):  # type: ignore[no-untyped-def]
-    """Sum a line of padded width by the fixed tree."""
-    half = work.shape[1]
-    while half > 1:
-        half //= 2
-        for i in range(half):
-            work[line, i] += work[line, i + half]
-    return work[line, 0]
+@compiled
+def _sort_few(scores_RB, places_RB, r, count):  # type: ignore[no-untyped-def]
+    """Sort the first `count` entries, best first, by counting the better ones of each: no branch to mispredict.
 
-
-@_compiled
-def row_moments(  # type: ignore[no-untyped-def]
-    queries_RH, mean_H, scale_H, high_HH, low_HH, key_bits, query_bits, work_5P, mean_R, std_R
-):
-    """Do what `scoring_exact.row_moments` does, bit for bit, in one pass over a row instead of twenty over the tile.
-
-    `work_5P` is float64 zeros [5, padded width]; what lies beyond the width stays zero.
+    The `count + CHUNK` entries after them are work space.
     """
-    width = queries_RH.shape[1]
-    key_unit = 2.0**-key_bits
-    query_unit = 2.0**-query_bits
-    for r in range(queries_RH.shape[0]):
-        largest = 0.0
-        for i in range(width):
-            query = np.float64(queries_RH[r, i])
-            work_5P[0, i] = query * mean_H[i]
-            work_5P[1, i] = query * scale_H[i]
-            largest = max(largest, abs(work_5P[1, i]))
-        mean_R[r] = _fold(work_5P, 0)
-        unit = math.ldexp(1.0, math.frexp(largest)[1]) if largest > 0 else 1.0
-        for i in range(width):
-            work_5P[1, i] /= unit
-            work_5P[2, i] = 0.0
-            work_5P[3, i] = 0.0
-            work_5P[4, i] = 0.0
-        for i in range(width):
-            scaled = work_5P[1, i] * 2.0**query_bits
-            high = np.rint(scaled)
-            low = np.rint((scaled - high) * 2.0**query_bits)
-            for j in range(width):
-                work_5P[2, j] += high * high_HH[i, j]
-                work_5P[3, j] += high * low_HH[i, j]
-                work_5P[4, j] += low * high_HH[i, j]
-        for i in range(width):
-            smaller = work_5P[3, i] * key_unit + work_5P[4, i] * query_unit
-            work_5P[2, i] = work_5P[1, i] * ((work_5P[2, i] + smaller) * (key_unit * query_unit))
-        std_R[r] = math.sqrt(max(_fold(work_5P, 2), 0.0)) * unit
+    row = scores_RB[r]
+    for i in range(count, count + CHUNK):
+        row[i] = -np.inf
+    spare = count + CHUNK
+    for i in range(count):
+        score = row[i]
+        place = spare
+        own = i // CHUNK * CHUNK
+        for start in range(0, own, CHUNK):
+            place += _count_bits(_mask_at_least(row, start, score))
+        earlier = ~(~np.uint64(0) << np.uint64(i - own))
+        place += _count_bits(_mask_above(row, own, score) | (_mask_at_least(row, own, score) & earlier))
+        for start in range(own + CHUNK, count, CHUNK):
+            place += _count_bits(_mask_above(row, start, score))
+        row[place] = score
+        places_RB[r, place] = places_RB[r, i]
+    for i in range(count):
+        row[i] = row[spare + i]
+        places_RB[r, i] = places_RB[r, spare + i]
 
 
-@_compiled
+@compiled
 def _select_largest(scores_RB, places_RB, r, count, wanted):  # type: ignore[no-untyped-def]
     """Reorder the first `count` entries so that the `wanted` largest scores come first; return the least of those."""
+    if count <= FEW and 2 * count + CHUNK <= scores_RB.shape[1]:
+        _sort_few(scores_RB, places_RB, r, count)
+        return scores_RB[r, wanted - 1]
     first = 0
     last = count - 1
     target = wanted - 1
@@ -277,7 +294,7 @@ def _select_largest(scores_RB, places_RB, r, count, wanted):  # type: ignore[no-
     return scores_RB[r, target]
 
 
-@_compiled
+@compiled
 def _drop_below(scores_RB, places_RB, r, count, threshold):  # type: ignore[no-untyped-def]
     kept = 0
     for i in range(count):
@@ -289,7 +306,7 @@ def _drop_below(scores_RB, places_RB, r, count, threshold):  # type: ignore[no-u
     return kept
 
 
-@_compiled
+@compiled
 def scan_tile(  # type: ignore[no-untyped-def]
     tile_RN,
     first_place,
@@ -322,6 +339,8 @@ def scan_tile(  # type: ignore[no-untyped-def]
     rows, columns = tile_RN.shape
     capacity = scores_RB.shape[1]
     one = np.uint64(1)
+    chunks = (columns + CHUNK - 1) // CHUNK
+    masks_C3 = np.empty((chunks, 3), np.uint64)
     for r in range(rows):
         threshold = threshold_R[r]
         low = low_R[r]
@@ -329,20 +348,28 @@ def scan_tile(  # type: ignore[no-untyped-def]
         fill = fill_R[r]
         above = np.int64(0)
         row = tile_RN[r]
-        for place in range(0, columns, CHUNK):
+        # The next row's scores and buffer have left the nearest cache since they were written.
+        following = min(r + 1, rows - 1)
+        _prefetch(scores_RB, following, fill_R[following])
+        _prefetch(places_RB, following, fill_R[following])
+        for chunk in range(chunks):
+            start = min(chunk * CHUNK, columns - CHUNK)
+            for column in range(start, start + CHUNK, LINE):
+                _prefetch(tile_RN, following, column)
+            _compare_chunk(row, start, low, high, threshold, masks_C3, chunk)
+        for chunk in range(chunks):
             # A ragged end is read as the last whole chunk, less what was seen before.
-            start = min(place, columns - CHUNK)
-            fresh = ~np.uint64(0) << np.uint64(place - start)
-            over = _mask_above(row, start, high) & fresh
-            unsettled = (_mask_at_least(row, start, low) & fresh) ^ over
-            survivors = _mask_at_least(row, start, threshold) & fresh
-            above += _count_bits(over)
+            start = min(chunk * CHUNK, columns - CHUNK)
+            fresh = ~np.uint64(0) << np.uint64(chunk * CHUNK - start)
+            unsettled = masks_C3[chunk, 1] & fresh
+            survivors = masks_C3[chunk, 2] & fresh
+            above += _count_bits(masks_C3[chunk, 0] & fresh)
             while unsettled != 0:
                 key_id = key_ids_V[first_place + start + _lowest_bit(unsettled)]
                 unsettled &= unsettled - one
-                if canonical_dot(queries_RH, r, keys_VH, key_id, scratch_P) > own_dot_R[r]:
-                    above += 1
-            if survivors != 0:
+                if canonical_dot(queries_RH, r, keys_VH, key_id, scratch_P) <= own_dot_R[r]:
+                    above -= 1
+            if survivors != 0 and fill >= 0:
                 if fill + CHUNK > capacity:
                     bound = _select_largest(scores_RB, places_RB, r, fill, kept) - margin_R[r]
                     threshold = max(threshold, bound)
@@ -370,7 +397,7 @@ def scan_tile(  # type: ignore[no-untyped-def]
         threshold_R[r] = threshold
 
 
-@_compiled
+@compiled
 def tighten(wanted, threshold_R, fill_R, scores_RB, places_RB):  # type: ignore[no-untyped-def]
     """Raise each threshold to the row's `wanted`-th best score so far: a guess, verified by `finish`."""
     for r in range(fill_R.shape[0]):
@@ -381,7 +408,7 @@ def tighten(wanted, threshold_R, fill_R, scores_RB, places_RB):  # type: ignore[
                 fill_R[r] = _drop_below(scores_RB, places_RB, r, fill_R[r], guess)
 
 
-@_compiled
+@compiled
 def _sort_best_first(dots_B, ids_B, count):  # type: ignore[no-untyped-def]
     """Shell sort by dot product descending, then id ascending."""
     gap = 1
@@ -401,7 +428,7 @@ def _sort_best_first(dots_B, ids_B, count):  # type: ignore[no-untyped-def]
         gap //= 3
 
 
-@_compiled
+@compiled
 def finish(  # type: ignore[no-untyped-def]
     kept,
     scale,
@@ -449,7 +476,8 @@ def finish(  # type: ignore[no-untyped-def]
                     found = _drop_below(scores_RB, places_RB, r, fill_R[r], bound)
                     for i in range(found):
                         ids_2B[r % 2, i] = key_ids_V[places_RB[r, i]]
-                        _prefetch_row(keys_VH, ids_2B[r % 2, i])
+                        for column in range(0, keys_VH.shape[1], LINE):
+                            _prefetch(keys_VH, ids_2B[r % 2, i], column)
             undecided_R[r] = found == 0
             found_2[r % 2] = found
         r = step - 1
