@@ -149,7 +149,7 @@ def full_vocab(
     if not quiet:
         from jobs.answer import top_attended
 
-        query = "pandas.read_parquet({self!r}).nlargest(10, 'self_gap')"
+        query = 'pandas.read_parquet({self}).nlargest(10, "self_gap")'
         session.print(top_attended(result.run, opened))
         session.report_done(result, ["topk/**/*.parquet", "self/**/*.parquet", "tokens.parquet"], query)
     return COMPLETE
@@ -197,7 +197,7 @@ def head_scan(
     if not quiet:
         from jobs.answer import most_suppressing
 
-        query = "pandas.read_parquet({heads!r}).nlargest(10, 'suppression_index_mean')"
+        query = 'pandas.read_parquet({heads}).nlargest(10, "suppression_index_mean")'
         session.print(most_suppressing(result.run))
         session.report_done(
             result, ["heads.parquet", "spectrum.parquet", "topk/**/*.parquet", "self/**/*.parquet"], query

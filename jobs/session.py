@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -110,7 +111,7 @@ class Session:
         Args:
             result: how the job ended.
             tables: its tables.
-            query: an expression of pandas over `{self}` or `{heads}`, the paths of those tables.
+            query: an expression of pandas over `{self}` or `{heads}`, the quoted paths of those tables.
         """
         folder = result.run.folder
         manifest = result.run.manifest()
@@ -122,7 +123,9 @@ class Session:
         else:
             self.line("\nfinished before; nothing had to be computed")
         self.line(f"{size:.1f} MB in {folder}: {', '.join(tables)}")
-        program = f"import pandas; print({query.format(self=f'{folder}/self', heads=f'{folder}/heads.parquet')})"
+        # JSON strings are Python strings too, and in double quotes they stand inside the shell's single ones.
+        paths = {name: json.dumps(str(folder / file)) for name, file in (("self", "self"), ("heads", "heads.parquet"))}
+        program = f"import pandas; print({query.format(**paths)})"
         self.line(f"next: submit verify {shlex.quote(str(folder))}")
         self.line(f"      python -c {shlex.quote(program)}")
 
