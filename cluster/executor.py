@@ -56,10 +56,8 @@ class Grant:
         """
         wanted = capacity.gpus if gpus is None else gpus
         if wanted > capacity.gpus:
-            raise ValueError(
-                f"--gpus {wanted} is more than the cluster has ({capacity}); "
-                f"ask for at most {capacity.gpus}, or --gpus 0 for CPUs"
-            )
+            fewer = f"ask for at most {capacity.gpus}, or " if capacity.gpus else ""
+            raise ValueError(f"--gpus {wanted} is more than the cluster has ({capacity}); {fewer}use --gpus 0 for CPUs")
         if wanted:
             return cls(cpus=max(1, min(capacity.cpus // wanted, cls.MOST_CPUS)), gpus=1, workers=wanted)
         cpus = max(1, min(capacity.cpus_per_node, cls.MOST_CPUS))
