@@ -16,6 +16,7 @@ import numpy as np
 from cluster.executor import Executor, Grant, Handle
 from jobs.clock import Clock
 from jobs.model import Model
+from jobs.prepared import prepared_keys
 from jobs.settings import require_scoring, require_top_k_fits
 from jobs.tables import self_table, tokens_table, topk_table
 from outputs.journal import Receipt
@@ -23,7 +24,7 @@ from outputs.part import Part, partition, write_part
 from outputs.run import Run
 from outputs.shard import Shard
 from pipeline.head import Head
-from pipeline.scoring import PreparedKeys, score_rows
+from pipeline.scoring import score_rows
 from pipeline.states import HeadInputs, head_inputs, head_weights, mlp_states
 
 ROWS_PER_SHARD = 4096
@@ -149,7 +150,7 @@ class FullVocabJob:
         bounds = shard.bounds
         rows = slice(bounds["start"], bounds["stop"])
         started = time.perf_counter()
-        keys = _prepared_keys(digest, inputs.keys_VH, "cuda" if grant.gpus else "cpu")
+        keys = prepared_keys(digest, inputs.keys_VH, "cuda" if grant.gpus else "cpu")
         token_ids_R = np.arange(rows.start, rows.stop, dtype=np.int32)
         scores = score_rows(
             inputs.queries_VH[rows], keys, row_ids_R=token_ids_R, k=k, scale=inputs.scale, threads=grant.cpus
@@ -184,14 +185,3 @@ def _digest(inputs: HeadInputs) -> str:
     digest.update(inputs.queries_VH.data)
     digest.update(inputs.keys_VH.data)
     return digest.hexdigest()
-
-
-_last_keys: tuple[tuple[str, str], PreparedKeys] | None = None
-
-
-def _prepared_keys(digest: str, keys_VH: np.ndarray, device: str) -> PreparedKeys:
-    """Keys prepared for scoring, kept between the shards that one worker process computes."""
-    global _last_keys
-    if _last_keys is None or _last_keys[0] != (digest, device):
-        _last_keys = (digest, device), PreparedKeys(keys_VH, device=device)
-    return _last_keys[1]

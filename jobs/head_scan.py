@@ -18,6 +18,7 @@ from cluster.executor import Executor, Grant
 from jobs.clock import Clock
 from jobs.full_vocab import ROWS_PER_SHARD
 from jobs.model import Model
+from jobs.prepared import prepared_keys
 from jobs.settings import require_scoring, require_top_k_fits
 from jobs.tables import heads_table, kin_table, row_z, self_table, spectrum_table, tokens_table, topk_table
 from outputs.journal import Receipt
@@ -258,7 +259,7 @@ _Work = tuple[str, tuple[Part, ...], dict[str, Any]]
 def _find_kin(grant: Grant, shard: Shard, folder: Path, digest: str, unit_VD: np.ndarray) -> _Work:
     bounds = shard.bounds
     rows = slice(bounds["start"], bounds["stop"])
-    ids_RN, cosines_RN = nearest(_prepared(digest, unit_VD, _device(grant)), rows, threads=grant.cpus)
+    ids_RN, cosines_RN = nearest(prepared_keys(f"kin {digest}", unit_VD, _device(grant)), rows, threads=grant.cpus)
     table = kin_table(np.arange(rows.start, rows.stop, dtype=np.int32), ids_RN, cosines_RN)
     return digest, (write_part(folder, layer_partition("kin", bounds["layer"], bounds["part"]), table),), {}
 
@@ -306,14 +307,3 @@ def _scan_head(
 
 def _device(grant: Grant) -> str:
     return "cuda" if grant.gpus else "cpu"
-
-
-_last: tuple[tuple[str, str], PreparedKeys] | None = None
-
-
-def _prepared(digest: str, unit_VD: np.ndarray, device: str) -> PreparedKeys:
-    """Unit states prepared for scoring, kept between the shards that one worker process computes."""
-    global _last
-    if _last is None or _last[0] != (digest, device):
-        _last = (digest, device), PreparedKeys(unit_VD, device=device)
-    return _last[1]
