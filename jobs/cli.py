@@ -135,6 +135,7 @@ def full_vocab(
     quiet: bool,
 ) -> int:
     """Score every token against every token through one head: top-k keys and self statistics."""
+    from jobs.answer import top_attended
     from jobs.full_vocab import FullVocab, FullVocabJob
     from jobs.model import Model
     from jobs.resolve import resolve
@@ -144,15 +145,9 @@ def full_vocab(
     with Session(out=out, gpus=gpus, address=address, in_process=in_process, seed=seed, quiet=quiet) as session:
         opened = Model.open(model, resolve(model, session.progress.say))
         result = session.submit(FullVocabJob(spec, opened, shards=shards))
-    if result.failures:
-        return session.report_failures(result)
-    if not quiet:
-        from jobs.answer import top_attended
-
-        query = 'pandas.read_parquet({self}).nlargest(10, "self_gap")'
-        session.print(top_attended(result.run, opened))
-        session.report_done(result, ["topk/**/*.parquet", "self/**/*.parquet", "tokens.parquet"], query)
-    return COMPLETE
+    tables = ["topk/**/*.parquet", "self/**/*.parquet", "tokens.parquet"]
+    query = 'pandas.read_parquet({self}).nlargest(10, "self_gap")'
+    return session.report(result, lambda: top_attended(result.run, opened), tables, query)
 
 
 @submit.command("head-scan")
@@ -182,6 +177,7 @@ def head_scan(
     quiet: bool,
 ) -> int:
     """Scan every head: self statistics, kin and spectrum over the whole vocabulary."""
+    from jobs.answer import most_suppressing
     from jobs.head_scan import HeadScan, HeadScanJob, choose_heads
     from jobs.model import Model
     from jobs.resolve import resolve
@@ -192,17 +188,9 @@ def head_scan(
         names = choose_heads(layers, heads, opened)
         spec = HeadScan(heads=names, states=states, scores=scores, top_k=top_k, seed=seed)
         result = session.submit(HeadScanJob(spec, opened))
-    if result.failures:
-        return session.report_failures(result)
-    if not quiet:
-        from jobs.answer import most_suppressing
-
-        query = 'pandas.read_parquet({heads}).nlargest(10, "suppression_index_mean")'
-        session.print(most_suppressing(result.run))
-        session.report_done(
-            result, ["heads.parquet", "spectrum.parquet", "topk/**/*.parquet", "self/**/*.parquet"], query
-        )
-    return COMPLETE
+    tables = ["heads.parquet", "spectrum.parquet", "topk/**/*.parquet", "self/**/*.parquet"]
+    query = 'pandas.read_parquet({heads}).nlargest(10, "suppression_index_mean")'
+    return session.report(result, lambda: most_suppressing(result.run), tables, query)
 
 
 @submit.command("runs")

@@ -140,7 +140,7 @@ def submit(
         if missing:
             executor.start(grant)
             clock.lap(f"starting {executor.name}")
-            computed, failures = _compute(job, run, shards, executor, grant, progress, clock)
+            computed, failures = _compute(job, run, shards, missing, executor, grant, progress, clock)
         if failures:
             return Result(run, failures, computed, clock.seconds)
         tables = job.reduce(run)
@@ -162,6 +162,7 @@ def _compute(
     job: Job,
     run: Run,
     shards: Sequence[Shard],
+    missing: Sequence[Shard],
     executor: Executor,
     grant: Grant,
     progress: Progress,
@@ -170,7 +171,6 @@ def _compute(
     """Compute the missing shards; how many were computed, and why the others were not."""
     failures: dict[str, Failure] = {}
     computed = 0
-    missing = run.missing(shards)
     for _ in range(_ROUNDS):
         if not missing or failures:
             break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ from jobs.clock import Clock
 from jobs.progress import Progress
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from cluster.executor import Executor
     from jobs.service import Job, Result
 
@@ -62,6 +64,7 @@ class Session:
         self._address = address
         self._in_process = in_process
         self._seed = seed
+        self._quiet = quiet
         self._console = Console(highlight=False, soft_wrap=False)
         self.progress = Progress(quiet=quiet)
         self._clock = Clock()
@@ -101,44 +104,48 @@ class Session:
             argv=sys.argv,  # noqa: TID251 - recorded in the manifest, not read
         )
 
-    def print(self, what: Any) -> None:
-        """Print a table or a line."""
-        self._console.print(what)
-
-    def report_done(self, result: Result, tables: Sequence[str], query: str) -> None:
-        """Say where the data lies, how long it took, and what to try next.
+    def report(self, result: Result, answer: Callable[[], Table], tables: Sequence[str], query: str) -> int:
+        """Say how the job ended: the answer, where the data lies, how long it took, and what to try next.
 
         Args:
             result: how the job ended.
+            answer: makes the table a person wants from a finished run.
             tables: its tables.
             query: an expression of pandas over `{self}` or `{heads}`, the quoted paths of those tables.
+
+        Returns:
+            The exit code: 0, or 1 if shards failed.
         """
+        if result.failures:
+            print(
+                f"submit: error: {len(result.failures)} shards failed, tracebacks in {result.run.failure_log}; the "
+                "others are kept, submit the same request again to compute only these",
+                file=sys.stderr,
+            )
+            return 1
+        if not self._quiet:
+            self._console.print(answer())
+            self._report_done(result, tables, query)
+        return 0
+
+    def _report_done(self, result: Result, tables: Sequence[str], query: str) -> None:
         folder = result.run.folder
         manifest = result.run.manifest()
         assert manifest is not None, "a result without failures is committed"
         size = sum(part.bytes for part in manifest["parts"]) / 1e6
         if result.computed:
             stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items() if seconds >= 0.05)
-            self.line(f"\n{result.computed} shards in {sum(result.seconds.values()):.1f} s ({stages})")
+            self._line(f"\n{result.computed} shards in {sum(result.seconds.values()):.1f} s ({stages})")
         else:
-            self.line("\nfinished before; nothing had to be computed")
-        self.line(f"{size:.1f} MB in {folder}: {', '.join(tables)}")
+            self._line("\nfinished before; nothing had to be computed")
+        self._line(f"{size:.1f} MB in {folder}: {', '.join(tables)}")
         # JSON strings are Python strings too, and in double quotes they stand inside the shell's single ones.
         paths = {name: json.dumps(str(folder / file)) for name, file in (("self", "self"), ("heads", "heads.parquet"))}
         program = f"import pandas; print({query.format(**paths)})"
-        self.line(f"next: submit verify {shlex.quote(str(folder))}")
-        self.line(f"      python -c {shlex.quote(program)}")
+        self._line(f"next: submit verify {shlex.quote(str(folder))}")
+        self._line(f"      python -c {shlex.quote(program)}")
 
-    def report_failures(self, result: Result) -> int:
-        """Say that shards could not be computed; the exit code for that."""
-        print(
-            f"submit: error: {len(result.failures)} shards failed, tracebacks in {result.run.failure_log}; the others "
-            "are kept, submit the same request again to compute only these",
-            file=sys.stderr,
-        )
-        return 1
-
-    def line(self, text: str) -> None:
+    def _line(self, text: str) -> None:
         """Print a plain line, unwrapped."""
         self._console.print(text, markup=False, soft_wrap=True)
 

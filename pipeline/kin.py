@@ -5,17 +5,14 @@ Shapes: V vocabulary, D model, H head dimension, R rows, N kin of a token.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.scoring import PreparedKeys, score_rows
+from pipeline.states import for_blocks
 
 KIN = 16
 """Kin of a token, or all other tokens of a smaller vocabulary."""
-
-_BLOCK_ROWS = 1024
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -34,16 +31,13 @@ def unit_states(states_VD: Float32Array, *, threads: int) -> Float32Array:
     """
     unit_VD = np.empty_like(states_VD)
 
-    def scale(start: int) -> None:
-        rows = slice(start, start + _BLOCK_ROWS)
+    def scale(rows: slice) -> None:
         centred_RD = states_VD[rows].astype(np.float64)
         centred_RD -= centred_RD.mean(axis=1, keepdims=True)
         length_R1 = np.sqrt((centred_RD**2).sum(axis=1, keepdims=True))
         unit_VD[rows] = centred_RD / np.where(length_R1 > 0, length_R1, 1.0)
 
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(scale, range(0, len(states_VD), _BLOCK_ROWS)):
-            pass
+    for_blocks(len(states_VD), scale, threads)
     return unit_VD
 
 

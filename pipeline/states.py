@@ -115,7 +115,7 @@ def add_mlp(checkpoint: Checkpoint, states_VD: Float32[np.ndarray, "V D"], layer
         x_RD = torch.from_numpy(states_VD[rows])
         x_RD += mlp(x_RD)
 
-    _for_blocks(len(states_VD), add_output, threads)
+    for_blocks(len(states_VD), add_output, threads)
 
 
 def _mlp_block(checkpoint: Checkpoint, layer: int) -> _Block:
@@ -203,7 +203,7 @@ def head_inputs(weights: HeadWeights, states_VD: Float32[np.ndarray, "V D"], *, 
         normed_RD = functional.layer_norm(x_RD, gain_D.shape, gain_D, shift_D, weights.eps)
         projected_V2H[rows] = torch.addmm(b_qk_2H, normed_RD, w_qk_D2H)
 
-    _for_blocks(len(states_VD), project, threads)
+    for_blocks(len(states_VD), project, threads)
     queries_VH, keys_VH = (np.ascontiguousarray(half) for half in np.split(projected_V2H, 2, axis=1))
     _require_representable(queries_VH, keys_VH, weights.scale)
     return HeadInputs(queries_VH, keys_VH, weights.scale)
@@ -243,7 +243,7 @@ def normalise(states_VD: Float32[np.ndarray, "V D"], eps: float, *, threads: int
         x_RD = torch.from_numpy(states_VD[rows].astype(np.float64))
         normalised_VD[rows] = functional.layer_norm(x_RD, x_RD.shape[1:], eps=eps)
 
-    _for_blocks(len(states_VD), normalise_rows, threads)
+    for_blocks(len(states_VD), normalise_rows, threads)
     return normalised_VD
 
 
@@ -266,8 +266,14 @@ def bilinear_factors(
     return w_q_DH, w_k_DH
 
 
-def _for_blocks(n_rows: int, work: Callable[[slice], None], threads: int) -> None:
-    """Do the work on every block of rows, each block on one thread of its own."""
+def for_blocks(n_rows: int, work: Callable[[slice], None], threads: int) -> None:
+    """Do some work on every block of rows, each block on one thread of its own.
+
+    Args:
+        n_rows: rows in all, cut into blocks of BLOCK_ROWS.
+        work: called with each block's rows; writes to rows of its own only.
+        threads: threads to use; no block's result depends on it.
+    """
     blocks = [slice(start, min(start + BLOCK_ROWS, n_rows)) for start in range(0, n_rows, BLOCK_ROWS)]
     # Torch keeps the number of its own threads per calling thread, so each pool thread sets it for itself.
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
