@@ -24,8 +24,9 @@ from outputs.part import Part, partition, write_part
 from outputs.run import Run
 from outputs.shard import Shard
 from pipeline.head import Head
+from pipeline.projection import HeadInputs, head_inputs, head_weights
 from pipeline.scoring import score_rows
-from pipeline.states import HeadInputs, head_inputs, head_weights, mlp_states
+from pipeline.states import mlp_states
 
 ROWS_PER_SHARD = 4096
 """Query tokens in a shard, unless a number of shards is asked for: 0.2 s on a core, 2 MB of tables."""

@@ -28,9 +28,10 @@ from outputs.run import Run
 from outputs.shard import Shard
 from pipeline.head import Head
 from pipeline.kin import kin_scores, nearest, unit_states
+from pipeline.projection import HeadWeights, bilinear_factors, head_inputs, head_weights
 from pipeline.scoring import PreparedKeys, score_rows
 from pipeline.spectrum import compare_with_null, head_spectrum, second_moment
-from pipeline.states import HeadWeights, add_mlp, bilinear_factors, head_inputs, head_weights, mlp_states, normalise
+from pipeline.states import add_mlp, mlp_states, normalise
 from pipeline.summary import self_summary, spectrum_summary
 
 

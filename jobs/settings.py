@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.states import SCORES, STATES
+from pipeline.projection import SCORES
+from pipeline.states import STATES
 
 
 def require_scoring(states: str, scores: str, top_k: int) -> None:

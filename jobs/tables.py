@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.model import Model
-from outputs import schemas
+from outputs import schemas, schemas_heads
 from pipeline.head import Head
 from pipeline.scoring import RowScores
 
@@ -107,7 +107,7 @@ def kin_table(token_ids_R: np.ndarray, kin_ids_RN: np.ndarray, cosines_RN: np.nd
 def heads_table(summaries: Sequence[tuple[Head, Mapping[str, Any]]]) -> pa.Table:
     """One row a head from its shard's summary."""
     rows = [{"layer": head.layer, "head": head.index, **summary["head"]} for head, summary in summaries]
-    return pa.Table.from_pylist(rows, schema=schemas.HEADS)
+    return pa.Table.from_pylist(rows, schema=schemas_heads.HEADS)
 
 
 def spectrum_table(summaries: Sequence[tuple[Head, Mapping[str, Any]]]) -> pa.Table:
@@ -118,7 +118,7 @@ def spectrum_table(summaries: Sequence[tuple[Head, Mapping[str, Any]]]) -> pa.Ta
         for head, summary in summaries
         for index, values in enumerate(zip_longest(*(summary["spectrum"][name] for name in names)))
     ]
-    return pa.Table.from_pylist(rows, schema=schemas.SPECTRUM)
+    return pa.Table.from_pylist(rows, schema=schemas_heads.SPECTRUM)
 
 
 def tokens_table(model: Model) -> pa.Table:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.blocks import for_blocks
 from pipeline.scoring import PreparedKeys, score_rows
-from pipeline.states import for_blocks
 
 KIN = 16
 """Kin of a token, or all other tokens of a smaller vocabulary."""

@@ -9,25 +9,17 @@ Shapes: V vocabulary, D model, H head dimension, R rows of one block.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32
 from torch.nn import functional
 
+from pipeline.blocks import for_blocks
 from pipeline.checkpoint import Checkpoint
-from pipeline.head import Head
-
-BLOCK_ROWS = 1024
-"""Rows in one block; fixed, because the shape of a product may change its last bit."""
 
 STATES = ("mlp",)
 """Ways to take token states (`--states`)."""
-
-SCORES = ("attention", "bilinear")
-"""Forms of a score (`--scores`)."""
 
 _Block = Callable[[torch.Tensor], torch.Tensor]
 
@@ -41,41 +33,6 @@ _ACTIVATIONS: dict[str, _Block] = {
     "swish": functional.silu,
     "tanh": torch.tanh,
 }
-
-
-@dataclass(frozen=True)
-class HeadWeights:
-    """What turns the states that enter a layer into the queries and keys of one of its heads, in float64.
-
-    Attributes:
-        gain_D, shift_D: LayerNorm's weight and bias as applied to the states.
-        w_qk_D2H: projections to queries and to keys, side by side.
-        b_qk_2H: their biases.
-        eps: LayerNorm's epsilon.
-        scale: factor from the dot product of a query and a key to their score.
-    """
-
-    gain_D: Float64[np.ndarray, " D"]
-    shift_D: Float64[np.ndarray, " D"]
-    w_qk_D2H: Float64[np.ndarray, "D QK"]
-    b_qk_2H: Float64[np.ndarray, " QK"]
-    eps: float
-    scale: float
-
-
-@dataclass(frozen=True)
-class HeadInputs:
-    """All that scoring one head needs.
-
-    Attributes:
-        queries_VH: float32 [V, H].
-        keys_VH: float32 [V, H].
-        scale: factor from the dot product of a query and a key to their score.
-    """
-
-    queries_VH: Float32[np.ndarray, "V H"]
-    keys_VH: Float32[np.ndarray, "V H"]
-    scale: float
 
 
 def mlp_states(checkpoint: Checkpoint, layer: int, *, threads: int) -> Float32[np.ndarray, "V D"]:
@@ -141,91 +98,6 @@ def _mlp_block(checkpoint: Checkpoint, layer: int) -> _Block:
     return mlp
 
 
-def head_weights(checkpoint: Checkpoint, head: Head, *, scores: str = "attention") -> HeadWeights:
-    """Read what turns token states into the queries and keys of one head.
-
-    Args:
-        checkpoint: the model.
-        head: the head.
-        scores: `attention` or `bilinear`.
-
-    Returns:
-        The weights, in float64.
-
-    Raises:
-        ValueError: if the head is outside the model or the form of the score is unknown.
-    """
-    architecture = checkpoint.architecture
-    head.require_inside(architecture.n_layers, architecture.n_heads)
-    if scores not in SCORES:
-        raise ValueError(f"scores {scores!r} are unknown; choose one of {', '.join(SCORES)}")
-    gain_D, shift_D, weight, bias = (
-        checkpoint.tensor(f"h.{head.layer}.{name}").astype(np.float64)
-        for name in ("ln_1.weight", "ln_1.bias", "attn.c_attn.weight", "attn.c_attn.bias")
-    )
-    d_model, d_head = architecture.d_model, architecture.d_head
-    parts = [slice(start + head.index * d_head, start + (head.index + 1) * d_head) for start in (0, d_model)]
-    w_qk_D2H, b_qk_2H = (np.concatenate([values[..., part] for part in parts], axis=-1) for values in (weight, bias))
-    scale = architecture.score_scale(head.layer)
-    if scores == "bilinear":
-        w_qk_D2H, b_qk_2H, scale = gain_D[:, None] * w_qk_D2H, np.zeros_like(b_qk_2H), 1.0
-        gain_D, shift_D = np.ones_like(gain_D), np.zeros_like(shift_D)
-    return HeadWeights(gain_D, shift_D, w_qk_D2H, b_qk_2H, architecture.layer_norm_eps, scale)
-
-
-def head_inputs(weights: HeadWeights, states_VD: Float32[np.ndarray, "V D"], *, threads: int) -> HeadInputs:
-    """Queries and keys of one head for the given token states.
-
-    `attention`: Q = LN(X) W_Q + b_Q, K = LN(X) W_K + b_K with the layer's LayerNorm weight and bias, and the model's
-    own scale (1/sqrt(H)), so that Q K^T * scale is the pre-softmax attention score in nats. `bilinear`: Q = N W'_Q,
-    K = N W'_K with N the normalised states and W' = diag(LN weight) W; no biases and no scale.
-
-    Args:
-        weights: of the head, which fix the form of the score.
-        states_VD: float32 [V, D], the states that enter the head's layer.
-        threads: threads to use; the result does not depend on it.
-
-    Returns:
-        The queries, keys and scale.
-
-    Raises:
-        ValueError: if a query, a key or a score would leave the range of float32.
-    """
-    gain_D, shift_D, w_qk_D2H, b_qk_2H = (
-        torch.from_numpy(values) for values in (weights.gain_D, weights.shift_D, weights.w_qk_D2H, weights.b_qk_2H)
-    )
-    # One product gives queries and keys. It is taken in float64 and rounded once: that costs little beside the scores,
-    # and leaves them the error of the states alone.
-    projected_V2H = np.empty((len(states_VD), len(b_qk_2H)), np.float32)
-
-    def project(rows: slice) -> None:
-        x_RD = torch.from_numpy(states_VD[rows].astype(np.float64))
-        normed_RD = functional.layer_norm(x_RD, gain_D.shape, gain_D, shift_D, weights.eps)
-        projected_V2H[rows] = torch.addmm(b_qk_2H, normed_RD, w_qk_D2H)
-
-    for_blocks(len(states_VD), project, threads)
-    queries_VH, keys_VH = (np.ascontiguousarray(half) for half in np.split(projected_V2H, 2, axis=1))
-    _require_representable(queries_VH, keys_VH, weights.scale)
-    return HeadInputs(queries_VH, keys_VH, weights.scale)
-
-
-def _require_representable(queries_VH: np.ndarray, keys_VH: np.ndarray, scale: float) -> None:
-    largest = []
-    for what, values_VH in (("query", queries_VH), ("key", keys_VH)):
-        finite_V = np.isfinite(values_VH).all(axis=1)
-        if not finite_V.all():
-            raise ValueError(
-                f"the {what} of token {int(np.argmin(finite_V))} is not finite in float32; the model's weights are too "
-                "large or its LayerNorm divides by zero; use a sound checkpoint"
-            )
-        largest.append(float(np.linalg.norm(values_VH.astype(np.float64), axis=1).max()))
-    bound = largest[0] * largest[1] * scale
-    if bound > float(np.finfo(np.float32).max):
-        raise ValueError(
-            f"scores may reach {bound:.1e}, more than float32 can hold; use a checkpoint of smaller weights"
-        )
-
-
 def normalise(states_VD: Float32[np.ndarray, "V D"], eps: float, *, threads: int) -> Float32[np.ndarray, "V D"]:
     """Normalised states N_l: LayerNorm without its weight and bias, taken in float64 and rounded once.
 
@@ -245,37 +117,3 @@ def normalise(states_VD: Float32[np.ndarray, "V D"], eps: float, *, threads: int
 
     for_blocks(len(states_VD), normalise_rows, threads)
     return normalised_VD
-
-
-def bilinear_factors(
-    checkpoint: Checkpoint, head: Head
-) -> tuple[Float64[np.ndarray, "D H"], Float64[np.ndarray, "D H"]]:
-    """Factors of a head's bilinear form W' = W'_Q W'_K^T on normalised states, with the LayerNorm weight folded in.
-
-    Args:
-        checkpoint: the model.
-        head: the head.
-
-    Returns:
-        W'_Q = diag(LayerNorm weight) W_Q and W'_K likewise, float64 [D, H] each; biases are no part of them.
-
-    Raises:
-        ValueError: if the head is outside the model.
-    """
-    w_q_DH, w_k_DH = np.split(head_weights(checkpoint, head, scores="bilinear").w_qk_D2H, 2, axis=1)
-    return w_q_DH, w_k_DH
-
-
-def for_blocks(n_rows: int, work: Callable[[slice], None], threads: int) -> None:
-    """Do some work on every block of rows, each block on one thread of its own.
-
-    Args:
-        n_rows: rows in all, cut into blocks of BLOCK_ROWS.
-        work: called with each block's rows; writes to rows of its own only.
-        threads: threads to use; no block's result depends on it.
-    """
-    blocks = [slice(start, min(start + BLOCK_ROWS, n_rows)) for start in range(0, n_rows, BLOCK_ROWS)]
-    # Torch keeps the number of its own threads per calling thread, so each pool thread sets it for itself.
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for _ in pool.map(work, blocks):
-            pass

@@ -18,11 +18,12 @@ from jobs.cli import run as submit_command
 from jobs.head_scan import HeadScan, HeadScanJob, choose_heads
 from jobs.model import Model
 from jobs.service import Result, submit
-from outputs import schemas, store
+from outputs import schemas_heads, store
 from outputs.run import Run
 from pipeline.checkpoint import Checkpoint
 from pipeline.head import Head
-from pipeline.states import head_weights, mlp_states
+from pipeline.projection import head_weights
+from pipeline.states import mlp_states
 
 
 def scan(folder: Path, out: Path, heads: tuple[str, ...] | None = None, executor: Any = None, **spec: Any) -> Result:
@@ -122,11 +123,11 @@ def test_every_column_equals_brute_force(
 
 def test_tables_follow_their_schemas_and_cover_every_head(random_scan: Run) -> None:
     heads = pq.read_table(random_scan.folder / "heads.parquet")
-    assert heads.schema.equals(schemas.HEADS, check_metadata=True)
+    assert heads.schema.equals(schemas_heads.HEADS, check_metadata=True)
     assert list(zip(heads["layer"].to_pylist(), heads["head"].to_pylist(), strict=True)) == [
         (layer, head) for layer in range(3) for head in range(8)
     ]
-    assert pq.read_schema(random_scan.folder / "spectrum.parquet").equals(schemas.SPECTRUM, check_metadata=True)
+    assert pq.read_schema(random_scan.folder / "spectrum.parquet").equals(schemas_heads.SPECTRUM, check_metadata=True)
     assert pq.read_table(random_scan.folder / "spectrum.parquet").num_rows == 24 * 16
     own = ds.dataset(random_scan.folder / "self", partitioning="hive").to_table()
     assert own.num_rows == 24 * 211

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from pipeline.checkpoint import Checkpoint
 from pipeline.head import Head
+from pipeline.projection import bilinear_factors
 from pipeline.spectrum import SpectrumNull, compare_with_null, head_spectrum, second_moment, self_energy
-from pipeline.states import bilinear_factors, mlp_states, normalise
+from pipeline.states import mlp_states, normalise
 
 Array = NDArray[np.float64]
 

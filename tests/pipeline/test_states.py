@@ -12,7 +12,8 @@ from transformers import GPT2LMHeadModel
 
 from pipeline.checkpoint import Checkpoint
 from pipeline.head import Head
-from pipeline.states import head_inputs, head_weights, mlp_states
+from pipeline.projection import head_inputs, head_weights
+from pipeline.states import mlp_states
 
 
 @pytest.mark.parametrize("variant", [{}, {"scale_attn_by_inverse_layer_idx": True}, {"scale_attn_weights": False}])

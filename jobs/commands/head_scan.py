@@ -1,0 +1,32 @@
+"""`submit head-scan`."""
+
+from __future__ import annotations
+
+import click
+
+from jobs.commands.options import RunOptions, run_options, scoring_options
+
+
+@click.command("head-scan")
+@click.option("--layers", default=None, metavar="LIST", help="Layers, such as 0-3,7.  [default: all]")
+@click.option(
+    "--heads",
+    default=None,
+    metavar="LIST",
+    help="Heads of these layers, such as 0-5, or names such as L1H5,L4H11.  [default: all]",
+)
+@scoring_options(top_k=10)
+@run_options
+def head_scan(layers: str | None, heads: str | None, top_k: int, states: str, scores: str, options: RunOptions) -> int:
+    """Scan every head: self statistics, kin and spectrum over the whole vocabulary."""
+    from jobs.answer import most_suppressing
+    from jobs.head_scan import HeadScan, HeadScanJob, choose_heads
+
+    with options.session() as session:
+        opened = options.open_model(session)
+        names = choose_heads(layers, heads, opened)
+        spec = HeadScan(heads=names, states=states, scores=scores, top_k=top_k, seed=options.seed)
+        result = session.submit(HeadScanJob(spec, opened))
+    tables = ["heads.parquet", "spectrum.parquet", "topk/**/*.parquet", "self/**/*.parquet"]
+    query = 'pandas.read_parquet({heads}).nlargest(10, "suppression_index_mean")'
+    return session.report(result, lambda: most_suppressing(result.run), tables, query)

@@ -1,0 +1,113 @@
+"""Options that commands share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from jobs.model import Model
+    from jobs.session import Session
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The options of every computing job, as they were given."""
+
+    model: str
+    gpus: int | None
+    out: str
+    address: str | None
+    in_process: bool
+    seed: int
+    quiet: bool
+
+    def session(self) -> Session:
+        """A session with these options.
+
+        Raises:
+            ValueError: if they contradict each other or name something unsupported.
+        """
+        from jobs.session import Session
+
+        return Session(
+            out=self.out,
+            gpus=self.gpus,
+            address=self.address,
+            in_process=self.in_process,
+            seed=self.seed,
+            quiet=self.quiet,
+        )
+
+    def open_model(self, session: Session) -> Model:
+        """The model that `--model` names, made or downloaded first if it has to be.
+
+        Raises:
+            ValueError: if there is no such model, or it is not supported.
+        """
+        from jobs.model import Model
+        from jobs.resolve import resolve
+
+        return Model.open(self.model, resolve(self.model, session.progress.say))
+
+
+def out_option(command: Command) -> Command:
+    """Add `--out`."""
+    return click.option("--out", default="runs", show_default=True, metavar="DIR", help="Folder of all runs.")(command)
+
+
+def scoring_options(*, top_k: int) -> Callable[[Any], Any]:
+    """Add `--top-k`, `--states` and `--scores`.
+
+    Args:
+        top_k: default of `--top-k`.
+    """
+
+    def add(command: Any) -> Any:
+        return _add(
+            command,
+            click.option("--top-k", type=int, default=top_k, show_default=True, metavar="K",
+                         help="Keys kept for each query token."),
+            click.option("--states", default="mlp", show_default=True,
+                         help="How token states are taken: mlp, mean or bos."),
+            click.option("--scores", default="attention", show_default=True,
+                         help="attention (nats) or bilinear (no bias, scale)."),
+        )  # fmt: skip
+
+    return add
+
+
+def run_options(command: Callable[..., Any]) -> Any:
+    """Add the options that every computing job shares; they arrive together, as `options`."""
+
+    @functools.wraps(command)
+    def collected(**given: Any) -> Any:
+        common = {field.name: given.pop(field.name) for field in fields(RunOptions)}
+        return command(options=RunOptions(**common), **given)
+
+    return _add(
+        collected,
+        click.option("--model", default="gpt2", show_default=True, metavar="NAME_OR_DIR",
+                     help="A Hugging Face model directory or hub name, or planted, planted-small, planted-tiny."),
+        click.option("--gpus", type=click.IntRange(min=0), default=None, metavar="N",
+                     help="GPUs to use; 0 = CPUs only.  [default: all the cluster has]"),
+        out_option,
+        click.option("--address", default=None, metavar="ADDRESS",
+                     help="Ray cluster to join: auto or host:port.  [default: one of this machine's own]"),
+        click.option("--in-process", is_flag=True, help="Run without Ray, in this process (for debugging)."),
+        click.option("--seed", type=int, default=0, show_default=True, metavar="N",
+                     help="Seed of whatever a job draws at random; full-vocab draws nothing."),
+        click.option("--quiet", is_flag=True, help="Print nothing but errors."),
+    )  # fmt: skip
+
+
+def _add(command: Any, *options: Callable[[Any], Any]) -> Any:
+    for option in reversed(options):
+        command = option(command)
+    return command

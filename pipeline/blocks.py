@@ -1,0 +1,30 @@
+"""Work on fixed blocks of rows.
+
+A product's last bits may depend on its shape and on how many threads share it. Every block therefore has the same rows
+whatever a run was given, and is computed by one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+BLOCK_ROWS = 1024
+"""Rows in one block; fixed, because the shape of a product may change its last bit."""
+
+
+def for_blocks(n_rows: int, work: Callable[[slice], None], threads: int) -> None:
+    """Do some work on every block of rows, each block on one thread of its own.
+
+    Args:
+        n_rows: rows in all, cut into blocks of BLOCK_ROWS.
+        work: called with each block's rows; writes to rows of its own only.
+        threads: threads to use; no block's result depends on it.
+    """
+    blocks = [slice(start, min(start + BLOCK_ROWS, n_rows)) for start in range(0, n_rows, BLOCK_ROWS)]
+    # Torch keeps the number of its own threads per calling thread, so each pool thread sets it for itself.
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for _ in pool.map(work, blocks):
+            pass
