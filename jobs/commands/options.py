@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -81,6 +82,30 @@ def scoring_options(*, top_k: int) -> Callable[[Any], Any]:
         )  # fmt: skip
 
     return add
+
+
+def prompt_options(command: Any) -> Any:
+    """Add `--prompts`, `--length` and `--categories`."""
+    return _add(
+        command,
+        click.option("--prompts", type=int, default=128, show_default=True, metavar="N",
+                     help="Prompts of category words."),
+        click.option("--length", type=int, default=None, metavar="N",
+                     help="Words in a prompt.  [default: 64, or as many as the model reads]"),
+        click.option("--categories", default=None, metavar="FILE",
+                     help="CSV of words, one category a row.  [default: 64 categories of our own]"),
+    )  # fmt: skip
+
+
+def read_category_words(categories: str | None) -> tuple[tuple[str, ...], ...] | None:
+    """The words of `--categories`; None where it was not given.
+
+    Raises:
+        ValueError: if the file cannot be read or holds no words.
+    """
+    from pipeline.categories import read_words
+
+    return None if categories is None else tuple(map(tuple, read_words(Path(categories))))
 
 
 def run_options(command: Callable[..., Any]) -> Any:
