@@ -27,6 +27,7 @@ from outputs.part import Part, layer_partition, partition, write_part
 from outputs.reader import read_parts
 from outputs.run import Run
 from outputs.shard import Shard
+from pipeline.forward import forget_models
 from pipeline.head import Head
 from pipeline.kin import kin_scores, nearest, unit_states
 from pipeline.labels import label
@@ -172,7 +173,13 @@ class HeadScanJob:
         return list(shards) == self.plan()
 
     def prepare(self, threads: int, clock: Clock) -> None:
-        """Nothing: states are computed layer by layer."""
+        """Begin the token states, which are computed layer by layer.
+
+        Raises:
+            ValueError: if the model cannot give this kind of states.
+        """
+        self._states = self._begin_states(threads)
+        clock.lap("token states")
 
     def scores_in(self, shard: Shard) -> int:
         """Scores that a shard computes; a cosine counts as many as its width is to a head's, and prompts for none."""
@@ -224,9 +231,11 @@ class HeadScanJob:
     def _states_of(self, layer: int, threads: int) -> np.ndarray:
         """Token states of a layer, taken on from those of the layer before where these are at hand."""
         if self._states is None or self._states.layer > layer:
-            last = self._heads[-1].layer
-            self._states = self.model.token_states(self.spec.states, layer=last, threads=threads)
+            self._states = self._begin_states(threads)
         return self._states.advance_to(layer)
+
+    def _begin_states(self, threads: int) -> TokenStates:
+        return self.model.token_states(self.spec.states, layer=self._heads[-1].layer, threads=threads)
 
     def _kin_of(self, layer: int, digest: str, run: Run) -> np.ndarray | None:
         """The committed kin of a layer, int32 [V, N]; None unless all of it was found from these states."""
@@ -286,6 +295,7 @@ def _work_of(shard: Shard) -> Callable[..., _Work]:
 
 
 def _find_kin(grant: Grant, shard: Shard, folder: Path, digest: str, unit_VD: np.ndarray) -> _Work:
+    forget_models()  # the prompts' stage is over
     bounds = shard.bounds
     rows = slice(bounds["start"], bounds["stop"])
     ids_RN, cosines_RN = nearest(prepared_keys(f"kin {digest}", unit_VD, _device(grant)), rows, threads=grant.cpus)

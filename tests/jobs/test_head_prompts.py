@@ -177,6 +177,18 @@ def test_models_without_words_or_room_have_no_such_columns(
     assert not (folder / "prompts").exists()
 
 
+def test_a_model_of_one_position_has_no_states_after_bos(
+    make_random_model: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_random_model(4, n_positions=1)
+    command = ["head-scan", "--model", str(folder), "--out", str(tmp_path / "runs"), "--in-process", "--heads", "L2H0"]
+    for states in ("mean", "bos"):
+        assert submit_command([*command, "--states", states]) == 2
+        assert f"--states {states} needs" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    assert submit_command(command) == 0
+
+
 def test_bad_requests_are_told_in_one_line(
     worded_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
