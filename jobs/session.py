@@ -111,7 +111,8 @@ class Session:
             result: how the job ended.
             answer: makes the table a person wants from a finished run.
             tables: its tables.
-            query: an expression of pandas over `{self}` or `{heads}`, the quoted paths of those tables.
+            query: an expression of pandas over `{self}` or `{heads}`, the quoted paths of those tables, or `{folder}`,
+                that of the run.
 
         Returns:
             The exit code: 0, or 1 if shards failed.
@@ -141,7 +142,7 @@ class Session:
         self._line(f"{size:.1f} MB in {folder}: {', '.join(tables)}")
         # JSON strings are Python strings too, and in double quotes they stand inside the shell's single ones.
         paths = {name: json.dumps(str(folder / file)) for name, file in (("self", "self"), ("heads", "heads.parquet"))}
-        program = f"import pandas; print({query.format(**paths)})"
+        program = f"import pandas; print({query.format(**paths, folder=json.dumps(str(folder)))})"
         self._line(f"next: submit verify {shlex.quote(str(folder))}")
         self._line(f"      python -c {shlex.quote(program)}")
 
