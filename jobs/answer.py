@@ -9,11 +9,12 @@ from rich.text import Text
 from jobs.model import Model
 from outputs.reader import read_rows
 from outputs.run import Run
+from pipeline.categories import Categories
 
 KNOWN_WORDS = ("red", "69", "Monday", "Italy", "cat", "1989", "apple", "rain")
 """Words of the published keyword categories; those that are one token are shown."""
 
-_ROWS, _KEYS, _HEADS = 6, 8, 10
+_ROWS, _KEYS, _HEADS, _DROPPED = 6, 8, 10, 20
 
 
 def top_attended(run: Run, model: Model) -> Table:
@@ -70,6 +71,17 @@ def most_suppressing(run: Run) -> Table:
             "" if energy_z is None else f"{energy_z:.1f}",
         )
     return table
+
+
+def dropped_words(categories: Categories) -> str:
+    """A line on the words of categories that are not used."""
+    dropped = categories.dropped
+    listed = ", ".join(dropped[:_DROPPED]) + (", ..." if len(dropped) > _DROPPED else "")
+    kept = sum(map(len, categories.token_ids))
+    return (
+        f"prompts use {kept} words of {len(categories.token_ids)} categories; dropped {len(dropped)} that are not one "
+        f"token, or whose category keeps fewer than two: {listed}"
+    )
 
 
 def shown(model: Model, token_id: int) -> str:

@@ -26,7 +26,6 @@ from outputs.shard import Shard
 from pipeline.head import Head
 from pipeline.projection import HeadInputs, head_inputs, head_weights
 from pipeline.scoring import score_rows
-from pipeline.states import mlp_states
 
 ROWS_PER_SHARD = 4096
 """Query tokens in a shard, unless a number of shards is asked for: 0.2 s on a core, 2 MB of tables."""
@@ -39,7 +38,7 @@ class FullVocab:
     head: str = "L1H5"
     """The head, by layer and place, both from 0."""
     states: str = "mlp"
-    """How token states are taken: `mlp`."""
+    """How token states are taken: `mlp`, `mean` or `bos`."""
     scores: str = "attention"
     """Form of the score: `attention` (nats, with biases and scale) or `bilinear` (neither)."""
     top_k: int = 64
@@ -136,9 +135,9 @@ class FullVocabJob:
     def inputs(self, threads: int) -> HeadInputs:
         """Queries and keys of the head for every token, computed once."""
         if self._inputs is None:
-            states_VD = mlp_states(self.model.checkpoint, self._head.layer, threads=threads)
+            states = self.model.token_states(self.spec.states, layer=self._head.layer, threads=threads)
             weights = head_weights(self.model.checkpoint, self._head, scores=self.spec.scores)
-            self._inputs = head_inputs(weights, states_VD, threads=threads)
+            self._inputs = head_inputs(weights, states.advance_to(self._head.layer), threads=threads)
         return self._inputs
 
     @staticmethod

@@ -6,8 +6,8 @@ import hashlib
 import re
 import resource
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ import numpy as np
 from cluster.executor import Executor, Grant
 from jobs.clock import Clock
 from jobs.full_vocab import ROWS_PER_SHARD
+from jobs.head_prompts import CATEGORY_PROMPTS, HeadPrompts, run_prompts, run_sequences
 from jobs.model import Model
 from jobs.prepared import prepared_keys
-from jobs.settings import require_scoring, require_top_k_fits
+from jobs.settings import require_prompts, require_scoring, require_top_k_fits
 from jobs.tables import heads_table, kin_table, row_z, self_table, spectrum_table, tokens_table, topk_table
 from outputs.journal import Receipt
 from outputs.part import Part, layer_partition, partition, write_part
@@ -28,10 +29,11 @@ from outputs.run import Run
 from outputs.shard import Shard
 from pipeline.head import Head
 from pipeline.kin import kin_scores, nearest, unit_states
+from pipeline.labels import label
 from pipeline.projection import HeadWeights, bilinear_factors, head_inputs, head_weights
 from pipeline.scoring import PreparedKeys, score_rows
 from pipeline.spectrum import compare_with_null, head_spectrum, second_moment
-from pipeline.states import add_mlp, mlp_states, normalise
+from pipeline.states import TokenStates, normalise
 from pipeline.summary import self_summary, spectrum_summary
 
 
@@ -42,13 +44,19 @@ class HeadScan:
     heads: tuple[str, ...]
     """The heads, by layer and place, both from 0."""
     states: str = "mlp"
-    """How token states are taken: `mlp`."""
+    """How token states are taken: `mlp`, `mean` or `bos`."""
     scores: str = "attention"
     """Form of the score: `attention` (nats, with biases and scale) or `bilinear` (neither)."""
     top_k: int = 10
     """Keys kept for each query token."""
+    prompts: int = 128
+    """Prompts of category words."""
+    length: int | None = None
+    """Words in a prompt; None = 64, or as many as the model reads after BOS."""
+    categories: tuple[tuple[str, ...], ...] | None = None
+    """The words of each category; None = the project's list."""
     seed: int = 0
-    """Seed of the bootstrap intervals and of the spectrum's null."""
+    """Seed of the prompts, of the bootstrap intervals and of the spectrum's null."""
 
     def __post_init__(self) -> None:
         if not self.heads:
@@ -56,8 +64,7 @@ class HeadScan:
         for head in self.heads:
             Head.parse(head)
         require_scoring(self.states, self.scores, self.top_k)
-        if self.seed < 0:
-            raise ValueError(f"--seed {self.seed} is negative; choose 0 or more")
+        require_prompts(self.prompts, self.length, self.seed)
 
 
 def choose_heads(layers: str | None, heads: str | None, model: Model) -> tuple[str, ...]:
@@ -134,17 +141,25 @@ class HeadScanJob:
         self._heads = [Head.parse(name) for name in spec.heads]
         for head in self._heads:
             head.require_inside(shape.n_layers, shape.n_heads)
-        self._states: tuple[int, np.ndarray] | None = None
+        self.prompts = HeadPrompts(
+            model,
+            self._heads,
+            words=spec.categories,
+            prompts=spec.prompts,
+            length=spec.length,
+            seed=spec.seed,
+        )
+        self._states: TokenStates | None = None
 
     def settings(self) -> dict[str, Any]:
-        """The settings that change results."""
-        return asdict(self.spec)
+        """The settings that change results; words count by the tokens they are."""
+        return {**asdict(replace(self.spec, categories=None)), **self.prompts.identity()}
 
     def plan(self) -> list[Shard]:
-        """For each layer the kin of fixed ranges of tokens, then one shard a head."""
+        """The prompts; then for each layer the kin of fixed ranges of tokens, and one shard a head."""
         vocab_size = self.model.checkpoint.architecture.vocab_size
         with_kin = vocab_size if vocab_size > 1 else 0  # a token on its own has no look-alikes
-        shards = []
+        shards = self.prompts.shards()
         for layer, heads in groupby(self._heads, key=lambda head: head.layer):
             for part, start in enumerate(range(0, with_kin, ROWS_PER_SHARD)):
                 bounds = {"layer": layer, "part": part, "start": start, "stop": min(start + ROWS_PER_SHARD, vocab_size)}
@@ -160,23 +175,29 @@ class HeadScanJob:
         """Nothing: states are computed layer by layer."""
 
     def scores_in(self, shard: Shard) -> int:
-        """Scores that a shard computes; a cosine counts as many as its width is to a head's."""
+        """Scores that a shard computes; a cosine counts as many as its width is to a head's, and prompts for none."""
         shape = self.model.checkpoint.architecture
+        if "layer" not in shard.bounds:
+            return 0
         if "head" in shard.bounds:
             return shape.vocab_size**2
         return (shard.bounds["stop"] - shard.bounds["start"]) * shape.vocab_size * shape.d_model // shape.d_head
 
     def stages(self, missing: Sequence[Shard]) -> list[list[Shard]]:
-        """A layer's kin, its heads, the next layer's kin, ..."""
-        return [
-            list(stage)
-            for _, stage in groupby(missing, key=lambda shard: (shard.bounds["layer"], "head" in shard.bounds))
-        ]
+        """The prompts, a layer's kin, its heads, the next layer's kin, ..."""
+
+        def stage_of(shard: Shard) -> tuple[int | None, bool]:
+            return shard.bounds.get("layer"), "head" in shard.bounds
+
+        return [list(stage) for _, stage in groupby(missing, key=stage_of)]
 
     def tasks(
         self, stage: Sequence[Shard], run: Run, executor: Executor, threads: int, clock: Clock
     ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
         """The shards of a stage with what a worker needs for them; a layer's states are computed once and shared."""
+        if "layer" not in stage[0].bounds:
+            yield from self.prompts.tasks(stage, run, executor, threads, clock)
+            return
         layer = stage[0].bounds["layer"]
         states_VD = self._states_of(layer, threads)
         digest = hashlib.sha256(states_VD.data).hexdigest()
@@ -202,16 +223,10 @@ class HeadScanJob:
 
     def _states_of(self, layer: int, threads: int) -> np.ndarray:
         """Token states of a layer, taken on from those of the layer before where these are at hand."""
-        checkpoint = self.model.checkpoint
-        if self._states is None or self._states[0] > layer:
-            self._states = layer, mlp_states(checkpoint, layer, threads=threads)
-        at, states_VD = self._states
-        if at < layer:
-            states_VD = states_VD.copy()  # workers may still read the old ones
-            for below in range(at, layer):
-                add_mlp(checkpoint, states_VD, below, threads=threads)
-            self._states = layer, states_VD
-        return states_VD
+        if self._states is None or self._states.layer > layer:
+            last = self._heads[-1].layer
+            self._states = self.model.token_states(self.spec.states, layer=last, threads=threads)
+        return self._states.advance_to(layer)
 
     def _kin_of(self, layer: int, digest: str, run: Run) -> np.ndarray | None:
         """The committed kin of a layer, int32 [V, N]; None unless all of it was found from these states."""
@@ -233,7 +248,7 @@ class HeadScanJob:
             OSError: if a part cannot be written.
         """
         started = time.perf_counter()
-        work = _scan_head if "head" in shard.bounds else _find_kin
+        work = _work_of(shard)
         digest, parts, summary = work(grant, shard, *arguments)
         measures = {
             "seconds": round(time.perf_counter() - started, 4),
@@ -247,14 +262,27 @@ class HeadScanJob:
         """Write the tables of the whole run."""
         receipts = run.receipts()
         summaries = [(head, receipts[str(head)].summary) for head in self._heads]
+        columns = self.prompts.columns(run)
+        rows = [self._row(head, {**summary["head"], **columns[head]}) for head, summary in summaries]
         return [
             run.write_table("tokens.parquet", tokens_table(self.model)),
-            run.write_table("heads.parquet", heads_table(summaries)),
+            run.write_table("heads.parquet", heads_table(rows)),
             run.write_table("spectrum.parquet", spectrum_table(summaries)),
         ]
 
+    def _row(self, head: Head, columns: dict[str, Any]) -> dict[str, Any]:
+        fidelity = columns.get(f"fidelity_{self.spec.states}")
+        name = label(columns, self.model.checkpoint.architecture.vocab_size)
+        return {"layer": head.layer, "head": head.index, **columns, "fidelity": fidelity, "label": name}
+
 
 _Work = tuple[str, tuple[Part, ...], dict[str, Any]]
+
+
+def _work_of(shard: Shard) -> Callable[..., _Work]:
+    if "layer" in shard.bounds:
+        return _scan_head if "head" in shard.bounds else _find_kin
+    return run_prompts if shard.group == CATEGORY_PROMPTS else run_sequences
 
 
 def _find_kin(grant: Grant, shard: Shard, folder: Path, digest: str, unit_VD: np.ndarray) -> _Work:

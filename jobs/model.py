@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.checkpoint import Checkpoint
+from pipeline.states import TokenStates, attention_means
 from pipeline.vocabulary import Vocabulary
+from pipeline.weights import ModelWeights
 
 
 @dataclass(frozen=True)
@@ -44,3 +48,30 @@ class Model:
         vocabulary = Vocabulary.open(path, checkpoint.architecture.vocab_size)
         checkpoint.require_finite()
         return cls(name, checkpoint, vocabulary, {**checkpoint.identity(), "vocabulary_sha256": vocabulary.sha256()})
+
+    def weights(self) -> ModelWeights:
+        """All weights, read anew, as they are sent to workers."""
+        return ModelWeights.read(self.checkpoint, self.identity["weights_sha256"])
+
+    def ordinary_tokens(self) -> list[int]:
+        """Ids of the tokens that prompts are made of: ordinary ones but BOS."""
+        bos = self.checkpoint.architecture.bos_token_id
+        return [token_id for token_id in self.vocabulary.ordinary() if token_id != bos]
+
+    def token_states(self, kind: str, *, layer: int, threads: int) -> TokenStates:
+        """The whole vocabulary's states in front of layer 0, ready to go on to a later layer.
+
+        Args:
+            kind: how they are taken.
+            layer: the last layer they will be taken to.
+            threads: threads to use; no state depends on it.
+
+        Raises:
+            ValueError: if the model cannot give this kind.
+        """
+        means_LD = self.attention_means(layer, threads=threads) if kind == "mean" else None
+        return TokenStates(self.checkpoint, kind, attention_means_LD=means_LD, threads=threads)
+
+    def attention_means(self, layers: int, *, threads: int) -> np.ndarray:
+        """See `pipeline.states.attention_means`; float32 [layers, D]."""
+        return attention_means(self.weights(), self.ordinary_tokens(), layers, threads=threads)

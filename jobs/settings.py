@@ -32,3 +32,21 @@ def require_top_k_fits(top_k: int, vocab_size: int) -> None:
     """
     if top_k > vocab_size:
         raise ValueError(f"--top-k {top_k} is more than the vocabulary holds; keep at most {vocab_size}")
+
+
+def require_prompts(prompts: int, length: int | None, seed: int) -> None:
+    """Check which prompts a job is to run.
+
+    Args:
+        prompts: `--prompts`.
+        length: `--length`, if given.
+        seed: `--seed`.
+
+    Raises:
+        ValueError: if there would be no prompt or no word, or the seed is negative.
+    """
+    for name, value in (("--prompts", prompts), ("--length", length)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} {value} is below 1; choose 1 or more")
+    if seed < 0:
+        raise ValueError(f"--seed {seed} is negative; choose 0 or more")

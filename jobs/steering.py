@@ -26,15 +26,15 @@ from outputs.reader import read_parts
 from outputs.run import Run
 from outputs.shard import Shard
 from pipeline import steering_measures as measures
-from pipeline.categories import TokenCategory, token_categories
 from pipeline.head import Head
 from pipeline.kin import kin_scores, unit_states
 from pipeline.projection import HeadInputs, HeadWeights, head_inputs, head_weights
 from pipeline.scoring import PreparedKeys, RowScores, score_rows
 from pipeline.scoring_exact import canonical_dots
 from pipeline.spectrum import second_moment
-from pipeline.states import mlp_states, normalise
+from pipeline.states import normalise
 from pipeline.steering import Point, SteerableHead
+from pipeline.word_tokens import TokenCategory, token_categories
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,9 @@ class SteeringJob:
 
     def _states(self, threads: int) -> np.ndarray:
         if self._states_VD is None:
-            self._states_VD = mlp_states(self.model.checkpoint, self._head.layer, threads=threads)
+            layer = self._head.layer
+            states = self.model.token_states(self.spec.states, layer=layer, threads=threads)
+            self._states_VD = states.advance_to(layer)
         return self._states_VD
 
     def _weights(self) -> HeadWeights:

@@ -35,7 +35,7 @@ class Steering:
     head: str = "L1H5"
     """The head, by layer and place, both from 0."""
     states: str = "mlp"
-    """How token states are taken."""
+    """How token states are taken: `mlp`, `mean` or `bos`."""
     scores: str = "attention"
     """Form of the score: `attention` (nats, with biases and scale) or `bilinear` (neither)."""
     top_k: int = 10

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from outputs import schemas_steering as schemas
-from pipeline.categories import TokenCategory
 from pipeline.scoring import RowScores
 from pipeline.steering import Point
+from pipeline.word_tokens import TokenCategory
 
 
 def steering_table(rows: Sequence[tuple[Point, Mapping[str, Any]]]) -> pa.Table:

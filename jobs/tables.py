@@ -104,10 +104,9 @@ def kin_table(token_ids_R: np.ndarray, kin_ids_RN: np.ndarray, cosines_RN: np.nd
     return _lists_table(token_ids_R, kin_ids_RN, cosines_RN, schemas.kin(kin_ids_RN.shape[1]))
 
 
-def heads_table(summaries: Sequence[tuple[Head, Mapping[str, Any]]]) -> pa.Table:
-    """One row a head from its shard's summary."""
-    rows = [{"layer": head.layer, "head": head.index, **summary["head"]} for head, summary in summaries]
-    return pa.Table.from_pylist(rows, schema=schemas_heads.HEADS)
+def heads_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """One row a head; columns that a row lacks are null."""
+    return pa.Table.from_pylist(list(rows), schema=schemas_heads.HEADS)
 
 
 def spectrum_table(summaries: Sequence[tuple[Head, Mapping[str, Any]]]) -> pa.Table:

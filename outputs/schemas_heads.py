@@ -43,11 +43,26 @@ HEADS = pa.schema(
         *_against_null("positive_self_energy", "mean over tokens of the positive part of their bilinear self score"),
         *_against_null("negative_self_energy", "mean over tokens of the negative part of their bilinear self score"),
         *_against_null("n_negative_top_h", "negatives among the H eigenvalues of W_sym largest by magnitude"),
+        _number("semantic_category_score_mean", "mean over prompts of the Semantic Category Score", "nats"),
+        _number("semantic_category_score_std", "its standard deviation over prompts (divisor P)", "nats"),
+        _number("fidelity", "Pearson correlation on prompts of scores from the run's token states with the real ones"),
+        _number("fidelity_mlp", "the same for token states mlp"),
+        _number("fidelity_mean", "the same for token states mean"),
+        _number("fidelity_bos", "the same for token states bos"),
+        _number("previous_token_score", "mean attention to the token before, in random text without repeats"),
+        _number("duplicate_token_score", "mean attention to the token's earlier occurrence, in a repeated block"),
+        _number("induction_score", "mean attention to the token after that occurrence, in a repeated block"),
+        *(
+            _number(f"prefix_induction_score_{n}", f"the same after a repeat of {n} tokens between fresh tokens")
+            for n in range(1, 5)
+        ),
+        _number("bos_share", "mean attention to BOS, in random text without repeats"),
         _number("norm", "Frobenius norm of W'"),
         _number("sym_norm", "Frobenius norm of its symmetric part"),
         _number("skew_norm", "Frobenius norm of its skew-symmetric part"),
         _number("max_singular_value_sym", "largest singular value of the symmetric part"),
         _number("max_singular_value_skew", "largest singular value of the skew-symmetric part"),
+        field("label", pa.string(), "what the head does by stated thresholds on these columns, or none"),
     ]
 )
 
@@ -59,5 +74,13 @@ SPECTRUM = pa.schema(
         _number("singular_value", "singular value of W'; null past the H-th"),
         _number("sym_singular_value", "singular value of the symmetric part"),
         _number("skew_singular_value", "singular value of the skew-symmetric part"),
+    ]
+)
+
+PROMPTS = pa.schema(
+    [
+        field("prompt", pa.int32(), "number of the prompt, from 0"),
+        *_PLACE,
+        field("semantic_category_score", pa.float64(), "score of the head on the prompt", unit="nats"),
     ]
 )

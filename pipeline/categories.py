@@ -1,50 +1,91 @@
-"""Tokens that spell the words of known semantic categories."""
+"""Categories of words, and those of their words that are one token of a vocabulary."""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from pipeline.planted_vocabulary import read_categories
 from pipeline.vocabulary import Vocabulary
 
-Int32Array = npt.NDArray[np.int32]
+CATEGORIES_CSV = Path(__file__).parent / "data" / "categories.csv"
+
+SMALLEST = 2
+"""Tokens a category needs: with one, no other of its words can be attended to."""
+
+
+def read_categories(path: Path = CATEGORIES_CSV) -> list[tuple[str, list[str]]]:
+    """Read the category list that comes with the project.
+
+    Args:
+        path: CSV file, one category a row: its name, then its words.
+
+    Returns:
+        (name, words) pairs in file order.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        return [(row[0], row[1:]) for row in csv.reader(file)]
+
+
+def read_words(path: Path) -> list[list[str]]:
+    """Read a user's categories.
+
+    Args:
+        path: CSV file, one category a row; every cell is a word.
+
+    Returns:
+        The words of each row, in file order, without empty cells and rows.
+
+    Raises:
+        ValueError: if the file cannot be read or holds no words.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [[cell.strip() for cell in row if cell.strip()] for row in csv.reader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"--categories {path} cannot be read ({reason}); give a CSV, one category a row") from error
+    rows = [row for row in rows if row]
+    if not rows:
+        raise ValueError(f"--categories {path} holds no words; give a CSV, one category a row")
+    return rows
 
 
 @dataclass(frozen=True)
-class TokenCategory:
-    """The tokens of one category.
+class Categories:
+    """Categories as token ids.
 
     Attributes:
-        name: of the category.
-        token_ids: int32, ascending.
+        token_ids: the tokens of each category, in the order of its words, each once.
+        dropped: words that are not one token, and words of categories that keep fewer than two.
     """
 
-    name: str
-    token_ids: Int32Array
+    token_ids: tuple[tuple[int, ...], ...]
+    dropped: tuple[str, ...]
 
+    @classmethod
+    def fit(cls, words: Sequence[Sequence[str]], vocabulary: Vocabulary) -> Categories:
+        """Find the token of each word.
 
-def token_categories(vocabulary: Vocabulary) -> list[TokenCategory]:
-    """The tokens of a vocabulary that spell one word of a category of `data/categories.csv`.
+        A word is taken with a leading space, as it stands in running text, or else as it is written.
 
-    A token belongs to a category if its text, without one leading space and without regard to case, is one of the
-    category's words: " red", "red", " Red" and "RED" are all colours.
+        Args:
+            words: the words of each category.
+            vocabulary: the model's tokens.
 
-    Args:
-        vocabulary: of the model.
-
-    Returns:
-        The categories with at least two tokens, in the order of the list.
-    """
-    place = {word.casefold(): name for name, words in read_categories() for word in words}
-    members: dict[str, list[int]] = {}
-    for token_id, spelling in enumerate(vocabulary.spellings):
-        if spelling is None or vocabulary.special[token_id]:
-            continue
-        text = spelling.decode("utf-8", errors="backslashreplace").removeprefix(" ")
-        if (name := place.get(text.casefold())) is not None:
-            members.setdefault(name, []).append(token_id)
-    names = [name for name, _ in read_categories() if len(members.get(name, ())) > 1]
-    return [TokenCategory(name, np.array(members[name], np.int32)) for name in names]
+        Returns:
+            The categories that keep at least two tokens; none for a vocabulary without texts.
+        """
+        kept: list[tuple[int, ...]] = []
+        dropped: list[str] = []
+        for category in words:
+            forms = [(vocabulary.find(f" {word}"), vocabulary.find(word)) for word in category]
+            found = [form[0] if form[0] is not None else form[1] for form in forms]
+            tokens = tuple(dict.fromkeys(token for token in found if token is not None))
+            if len(tokens) < SMALLEST:
+                dropped += category
+                continue
+            dropped += [word for word, token in zip(category, found, strict=True) if token is None]
+            kept.append(tokens)
+        return cls(tuple(kept), tuple(dropped))

@@ -43,6 +43,19 @@ class Architecture:
         """Width of one head's queries and keys, H."""
         return self.d_model // self.n_heads
 
+    def require_bos(self) -> int:
+        """The token that begins every prompt.
+
+        Raises:
+            ValueError: if the model has none.
+        """
+        if self.bos_token_id is None:
+            raise ValueError(
+                f"the model's {self.vocab_size} tokens have no BOS, which every prompt begins with; "
+                "set bos_token_id in its config.json"
+            )
+        return self.bos_token_id
+
     def score_scale(self, layer: int) -> float:
         """Factor between the dot product q.k and the pre-softmax attention score of a layer, usually 1/sqrt(H)."""
         scale = 1.0 / math.sqrt(self.d_head) if self.scale_attn_weights else 1.0
@@ -85,7 +98,7 @@ class Architecture:
                 activation=str(config.get("activation_function", "gelu_new")),
                 scale_attn_weights=bool(config.get("scale_attn_weights", True)),
                 scale_attn_by_inverse_layer_idx=bool(config.get("scale_attn_by_inverse_layer_idx", False)),
-                bos_token_id=config.get("bos_token_id"),
+                bos_token_id=_bos_token_id(config),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"config.json of {source} is not a GPT-2 configuration: {error}") from error
@@ -206,6 +219,10 @@ class Checkpoint:
             weights = hashlib.sha256(listing.encode()).hexdigest()
         return {"architecture": asdict(self.architecture), "weights_sha256": weights}
 
+    def tensor_names(self) -> list[str]:
+        """Names of all tensors that the model is made of."""
+        return list(self._model_tensors())
+
     def _model_tensors(self) -> dict[str, tuple[int, ...]]:
         """Every tensor the model is made of, and its shape."""
         a = self.architecture
@@ -241,6 +258,12 @@ class Checkpoint:
                 raise ValueError(
                     f"tensor {name!r} of {self.path} has shape {found}, but config.json says {list(shape)}"
                 )
+
+
+def _bos_token_id(config: Mapping[str, Any]) -> int | None:
+    """BOS as transformers' GPT2Config takes it, unless that is no row of the embedding."""
+    token_id = config.get("bos_token_id", 50256)
+    return token_id if isinstance(token_id, int) and 0 <= token_id < _integer(config, "vocab_size") else None
 
 
 def _integer(config: Mapping[str, Any], name: str, default: int | None = None) -> int:

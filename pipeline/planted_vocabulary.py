@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-CATEGORIES_CSV = Path(__file__).parent / "data" / "categories.csv"
+from pipeline.categories import read_categories
+
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -82,19 +81,6 @@ def byte_alphabet() -> list[str]:
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     shifted = iter(range(256, 512))
     return [chr(byte) if byte in printable else chr(next(shifted)) for byte in range(256)]
-
-
-def read_categories(path: Path = CATEGORIES_CSV) -> list[tuple[str, list[str]]]:
-    """Reads the category list.
-
-    Args:
-        path: CSV file, one category a row: its name, then its words.
-
-    Returns:
-        (name, words) pairs in file order.
-    """
-    with path.open(newline="", encoding="utf-8") as file:
-        return [(row[0], row[1:]) for row in csv.reader(file)]
 
 
 def _surfaces(word: str, rng: np.random.Generator) -> list[str]:

@@ -13,8 +13,8 @@ from jaxtyping import Float32, Float64
 from torch.nn import functional
 
 from pipeline.blocks import for_blocks
-from pipeline.checkpoint import Checkpoint
 from pipeline.head import Head
+from pipeline.weights import Weights
 
 SCORES = ("attention", "bilinear")
 """Forms of a score (`--scores`)."""
@@ -55,11 +55,11 @@ class HeadInputs:
     scale: float
 
 
-def head_weights(checkpoint: Checkpoint, head: Head, *, scores: str = "attention") -> HeadWeights:
+def head_weights(weights: Weights, head: Head, *, scores: str = "attention") -> HeadWeights:
     """Read what turns token states into the queries and keys of one head.
 
     Args:
-        checkpoint: the model.
+        weights: the model.
         head: the head.
         scores: `attention` or `bilinear`.
 
@@ -69,12 +69,12 @@ def head_weights(checkpoint: Checkpoint, head: Head, *, scores: str = "attention
     Raises:
         ValueError: if the head is outside the model or the form of the score is unknown.
     """
-    architecture = checkpoint.architecture
+    architecture = weights.architecture
     head.require_inside(architecture.n_layers, architecture.n_heads)
     if scores not in SCORES:
         raise ValueError(f"scores {scores!r} are unknown; choose one of {', '.join(SCORES)}")
     gain_D, shift_D, weight, bias = (
-        checkpoint.tensor(f"h.{head.layer}.{name}").astype(np.float64)
+        weights.tensor(f"h.{head.layer}.{name}").astype(np.float64)
         for name in ("ln_1.weight", "ln_1.bias", "attn.c_attn.weight", "attn.c_attn.bias")
     )
     d_model, d_head = architecture.d_model, architecture.d_head
@@ -140,13 +140,11 @@ def _require_representable(queries_VH: np.ndarray, keys_VH: np.ndarray, scale: f
         )
 
 
-def bilinear_factors(
-    checkpoint: Checkpoint, head: Head
-) -> tuple[Float64[np.ndarray, "D H"], Float64[np.ndarray, "D H"]]:
+def bilinear_factors(weights: Weights, head: Head) -> tuple[Float64[np.ndarray, "D H"], Float64[np.ndarray, "D H"]]:
     """Factors of a head's bilinear form W' = W'_Q W'_K^T on normalised states, with the LayerNorm weight folded in.
 
     Args:
-        checkpoint: the model.
+        weights: the model.
         head: the head.
 
     Returns:
@@ -155,5 +153,5 @@ def bilinear_factors(
     Raises:
         ValueError: if the head is outside the model.
     """
-    w_q_DH, w_k_DH = np.split(head_weights(checkpoint, head, scores="bilinear").w_qk_D2H, 2, axis=1)
+    w_q_DH, w_k_DH = np.split(head_weights(weights, head, scores="bilinear").w_qk_D2H, 2, axis=1)
     return w_q_DH, w_k_DH

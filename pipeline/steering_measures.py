@@ -14,8 +14,8 @@ import torch
 from scipy.stats import rankdata
 
 from pipeline.blocks import for_blocks
-from pipeline.categories import TokenCategory
 from pipeline.projection import HeadInputs
+from pipeline.word_tokens import TokenCategory
 
 Int32Array = npt.NDArray[np.int32]
 Float64Array = npt.NDArray[np.float64]

@@ -69,6 +69,11 @@ class Vocabulary:
         """The id of the ordinary token with exactly this text, if there is one."""
         return self._ids.get(text.encode())
 
+    def ordinary(self) -> list[int]:
+        """Ids of the tokens that text is made of: no control tokens, and no rows that a tokenizer does not name."""
+        named = [spelling is not None or not self.has_tokenizer for spelling in self.spellings]
+        return [token_id for token_id, special in enumerate(self.special) if named[token_id] and not special]
+
     @cached_property
     def _ids(self) -> dict[bytes, int]:
         return {

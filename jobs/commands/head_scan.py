@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from jobs.commands.options import RunOptions, run_options, scoring_options
+from jobs.commands.options import RunOptions, prompt_options, read_category_words, run_options, scoring_options
 
 
 @click.command("head-scan")
@@ -16,17 +16,40 @@ from jobs.commands.options import RunOptions, run_options, scoring_options
     help="Heads of these layers, such as 0-5, or names such as L1H5,L4H11.  [default: all]",
 )
 @scoring_options(top_k=10)
+@prompt_options
 @run_options
-def head_scan(layers: str | None, heads: str | None, top_k: int, states: str, scores: str, options: RunOptions) -> int:
-    """Scan every head: self statistics, kin and spectrum over the whole vocabulary."""
-    from jobs.answer import most_suppressing
+def head_scan(
+    layers: str | None,
+    heads: str | None,
+    top_k: int,
+    states: str,
+    scores: str,
+    prompts: int,
+    length: int | None,
+    categories: str | None,
+    options: RunOptions,
+) -> int:
+    """Scan every head: self statistics, kin and spectrum over the whole vocabulary, and behaviour on prompts."""
+    from jobs.answer import dropped_words, most_suppressing
     from jobs.head_scan import HeadScan, HeadScanJob, choose_heads
 
     with options.session() as session:
         opened = options.open_model(session)
         names = choose_heads(layers, heads, opened)
-        spec = HeadScan(heads=names, states=states, scores=scores, top_k=top_k, seed=options.seed)
-        result = session.submit(HeadScanJob(spec, opened))
+        spec = HeadScan(
+            heads=names,
+            states=states,
+            scores=scores,
+            top_k=top_k,
+            prompts=prompts,
+            length=length,
+            categories=read_category_words(categories),
+            seed=options.seed,
+        )
+        job = HeadScanJob(spec, opened)
+        if job.prompts.categories.dropped:
+            session.progress.say(dropped_words(job.prompts.categories))
+        result = session.submit(job)
     tables = ["heads.parquet", "spectrum.parquet", "topk/**/*.parquet", "self/**/*.parquet"]
     query = 'pandas.read_parquet({heads}).nlargest(10, "suppression_index_mean")'
     return session.report(result, lambda: most_suppressing(result.run), tables, query)

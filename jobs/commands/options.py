@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -71,16 +72,47 @@ def scoring_options(*, top_k: int) -> Callable[[Any], Any]:
 
     def add(command: Any) -> Any:
         return _add(
-            command,
+            form_options(command),
             click.option("--top-k", type=int, default=top_k, show_default=True, metavar="K",
                          help="Keys kept for each query token."),
-            click.option("--states", default="mlp", show_default=True,
-                         help="How token states are taken: mlp, mean or bos."),
-            click.option("--scores", default="attention", show_default=True,
-                         help="attention (nats) or bilinear (no bias, scale)."),
         )  # fmt: skip
 
     return add
+
+
+def form_options(command: Any) -> Any:
+    """Add `--states` and `--scores`."""
+    return _add(
+        command,
+        click.option("--states", default="mlp", show_default=True,
+                     help="How token states are taken: mlp, mean or bos."),
+        click.option("--scores", default="attention", show_default=True,
+                     help="attention (nats) or bilinear (no bias, scale)."),
+    )  # fmt: skip
+
+
+def prompt_options(command: Any) -> Any:
+    """Add `--prompts`, `--length` and `--categories`."""
+    return _add(
+        command,
+        click.option("--prompts", type=int, default=128, show_default=True, metavar="N",
+                     help="Prompts of category words."),
+        click.option("--length", type=int, default=None, metavar="N",
+                     help="Words in a prompt.  [default: 64, or as many as the model reads]"),
+        click.option("--categories", default=None, metavar="FILE",
+                     help="CSV of words, one category a row.  [default: 64 categories of our own]"),
+    )  # fmt: skip
+
+
+def read_category_words(categories: str | None) -> tuple[tuple[str, ...], ...] | None:
+    """The words of `--categories`; None where it was not given.
+
+    Raises:
+        ValueError: if the file cannot be read or holds no words.
+    """
+    from pipeline.categories import read_words
+
+    return None if categories is None else tuple(map(tuple, read_words(Path(categories))))
 
 
 def run_options(command: Callable[..., Any]) -> Any:

@@ -23,7 +23,7 @@ from outputs.run import Run
 from pipeline.checkpoint import Checkpoint
 from pipeline.head import Head
 from pipeline.projection import head_weights
-from pipeline.states import mlp_states
+from pipeline.states import TokenStates
 
 
 def scan(folder: Path, out: Path, heads: tuple[str, ...] | None = None, executor: Any = None, **spec: Any) -> Result:
@@ -50,7 +50,7 @@ def random_scan(random_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def normalised(folder: Path, layer: int) -> np.ndarray:
-    states_VD = mlp_states(Checkpoint.open(folder), layer, threads=1).astype(np.float64)
+    states_VD = TokenStates(Checkpoint.open(folder), "mlp", threads=1).advance_to(layer).astype(np.float64)
     centred_VD = states_VD - states_VD.mean(1, keepdims=True)
     return centred_VD / np.sqrt((centred_VD**2).mean(1, keepdims=True) + 1e-5)
 

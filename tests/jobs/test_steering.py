@@ -26,7 +26,7 @@ from outputs import schemas_steering, store
 from outputs.run import Run
 from pipeline.kin import nearest, unit_states
 from pipeline.scoring import PreparedKeys
-from pipeline.states import mlp_states
+from pipeline.states import TokenStates
 
 GRID: dict[str, Any] = {
     "alphas": (1.0, 0.0),
@@ -127,7 +127,9 @@ def test_every_column_equals_brute_force(
     own_V = np.diag(scores_VV)
     rank_V = 1 + (scores_VV > own_V[:, None]).sum(1)
     mean_V, std_V = scores_VV.mean(1), scores_VV.std(1)
-    unit_VD = unit_states(mlp_states(Model.open("test", random_model).checkpoint, 1, threads=1), threads=1)
+    unit_VD = unit_states(
+        TokenStates(Model.open("test", random_model).checkpoint, "mlp", threads=1).advance_to(1), threads=1
+    )
     kin_VN, _ = nearest(PreparedKeys(unit_VD), slice(0, 211), threads=1)
     kin_z_V = (np.take_along_axis(scores_VV, kin_VN, 1).mean(1) - mean_V) / std_V
     best, steered = (np.argsort(-part_VV, axis=1, kind="stable")[:, :10] for part_VV in (base_VV, scores_VV))
@@ -165,7 +167,7 @@ def dense_change(folder: Path, row: dict[str, Any]) -> np.ndarray:
 
     model = Model.open("test", folder)
     own = folded(head_weights(model.checkpoint, Head(1, 5)))
-    x_VD = mlp_states(model.checkpoint, 1, threads=1).astype(np.float64)
+    x_VD = TokenStates(model.checkpoint, "mlp", threads=1).advance_to(1).astype(np.float64)
     normed_VD = x_VD - x_VD.mean(1, keepdims=True)
     normed_VD /= np.sqrt((normed_VD**2).mean(1, keepdims=True) + 1e-5)
     w_q, w_k = np.split(own.w_qk_D2H, 2, axis=1)

@@ -13,8 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from pipeline.categories import read_categories
 from pipeline.planted import PlantedCheckpoint, PlantedDesign, plant
-from pipeline.planted_vocabulary import HOSTILE_TOKENS, byte_alphabet, read_categories
+from pipeline.planted_vocabulary import HOSTILE_TOKENS, byte_alphabet
 
 Array = NDArray[np.float64]
 

@@ -17,7 +17,7 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.head import Head
 from pipeline.projection import bilinear_factors
 from pipeline.spectrum import SpectrumNull, compare_with_null, head_spectrum, second_moment, self_energy
-from pipeline.states import mlp_states, normalise
+from pipeline.states import TokenStates, normalise
 
 Array = NDArray[np.float64]
 
@@ -149,7 +149,7 @@ def test_factors_and_normalised_states_are_those_of_the_models_bilinear_scores(
     checkpoint = Checkpoint.open(random_model)
     head = Head(1, 3)
     eps = checkpoint.architecture.layer_norm_eps
-    states_VD = mlp_states(checkpoint, head.layer, threads=1)
+    states_VD = TokenStates(checkpoint, "mlp", threads=1).advance_to(head.layer)
     normalised_VD = normalise(states_VD, eps, threads=2)
     assert normalised_VD.dtype == np.float32
     x_VD = states_VD.astype(np.float64)
@@ -191,7 +191,7 @@ def test_the_planted_target_has_its_negative_self_energy_far_beyond_the_null(
 ) -> None:
     checkpoint = Checkpoint.open(planted_tiny)
     target = Head.parse(planted_truth["target"])
-    states_VD = mlp_states(checkpoint, target.layer, threads=1)
+    states_VD = TokenStates(checkpoint, "mlp", threads=1).advance_to(target.layer)
     moment_DD = second_moment(normalise(states_VD, checkpoint.architecture.layer_norm_eps, threads=1), threads=1)
 
     def null(head: Head) -> SpectrumNull:

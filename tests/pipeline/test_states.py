@@ -13,7 +13,7 @@ from transformers import GPT2LMHeadModel
 from pipeline.checkpoint import Checkpoint
 from pipeline.head import Head
 from pipeline.projection import head_inputs, head_weights
-from pipeline.states import mlp_states
+from pipeline.states import TokenStates
 
 
 @pytest.mark.parametrize("variant", [{}, {"scale_attn_by_inverse_layer_idx": True}, {"scale_attn_weights": False}])
@@ -49,7 +49,7 @@ def test_states_equal_a_transformer_bridge_run_without_position_and_attention(ra
     tokens_V1 = torch.arange(211)[:, None]
     with torch.no_grad():
         residual = bridge.run_with_hooks(tokens_V1, stop_at_layer=layer, return_type=None, fwd_hooks=hooks)
-    ours = mlp_states(Checkpoint.open(random_model), layer, threads=1)
+    ours = TokenStates(Checkpoint.open(random_model), "mlp", threads=1).advance_to(layer)
     np.testing.assert_allclose(ours, residual[:, 0].numpy(), atol=1e-4)
 
 
@@ -60,7 +60,9 @@ def test_scores_equal_float64_numpy(
 ) -> None:
     checkpoint = Checkpoint.open(random_model)
     inputs = head_inputs(
-        head_weights(checkpoint, head, scores=form), mlp_states(checkpoint, head.layer, threads=1), threads=1
+        head_weights(checkpoint, head, scores=form),
+        TokenStates(checkpoint, "mlp", threads=1).advance_to(head.layer),
+        threads=1,
     )
     scores_VV = inputs.queries_VH.astype(np.float64) @ inputs.keys_VH.T * inputs.scale
     expected_VV = reference_scores(random_model, head.layer, head.index, form)
@@ -76,15 +78,15 @@ def test_every_activation_is_that_of_the_model(make_random_model: Callable[..., 
     with torch.no_grad():
         x_VD = torch.from_numpy(checkpoint.tensor("wte.weight"))
         expected_VD = x_VD + block.mlp(block.ln_2(x_VD))
-    np.testing.assert_allclose(mlp_states(checkpoint, 1, threads=1), expected_VD.numpy(), atol=1e-5)
+    np.testing.assert_allclose(TokenStates(checkpoint, "mlp", threads=1).advance_to(1), expected_VD.numpy(), atol=1e-5)
 
 
 def test_bits_do_not_depend_on_threads(make_random_model: Callable[..., Path]) -> None:
     # Wide and ragged enough that a product over other blocks would change its last bits.
     folder = make_random_model(4, vocab_size=2500, n_embd=192, n_layer=2)
     checkpoint = Checkpoint.open(folder)
-    one = mlp_states(checkpoint, 1, threads=1)
-    many = mlp_states(checkpoint, 1, threads=5)
+    one = TokenStates(checkpoint, "mlp", threads=1).advance_to(1)
+    many = TokenStates(checkpoint, "mlp", threads=5).advance_to(1)
     np.testing.assert_array_equal(one, many)
     a, b = (head_inputs(head_weights(checkpoint, Head(1, 2)), one, threads=threads) for threads in (1, 5))
     np.testing.assert_array_equal(a.queries_VH, b.queries_VH)

@@ -16,7 +16,7 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.head import Head
 from pipeline.projection import HeadWeights, head_inputs, head_weights
 from pipeline.scoring import PreparedKeys, score_rows
-from pipeline.states import mlp_states
+from pipeline.states import TokenStates
 from pipeline.steering import Point, SteerableHead, folded
 
 HEAD = Head(1, 5)
@@ -32,7 +32,7 @@ class Dense:
         stored = {name.removeprefix("transformer."): value.astype(np.float64) for name, value in stored.items()}
         config = json.loads((folder / "config.json").read_text())
         d_head = config["n_embd"] // config["n_head"]
-        self.states_VD = mlp_states(Checkpoint.open(folder), HEAD.layer, threads=1)
+        self.states_VD = TokenStates(Checkpoint.open(folder), "mlp", threads=1).advance_to(HEAD.layer)
         centred_VD = self.states_VD.astype(np.float64)
         centred_VD -= centred_VD.mean(1, keepdims=True)
         self.normed_VD = centred_VD / np.sqrt((centred_VD**2).mean(1, keepdims=True) + config["layer_norm_epsilon"])

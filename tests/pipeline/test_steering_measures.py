@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from pipeline import steering_measures as measures
-from pipeline.categories import TokenCategory, token_categories
 from pipeline.projection import HeadInputs
 from pipeline.vocabulary import Vocabulary
+from pipeline.word_tokens import TokenCategory, token_categories
 
 
 def test_rank_correlations_equal_scipys_with_ties_and_any_number_of_threads() -> None:

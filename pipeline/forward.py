@@ -1,0 +1,177 @@
+"""The model's real forward pass, by TransformerBridge, on one thread at a time.
+
+A product's last bits may depend on how many threads share it. Prompts are therefore run in fixed batches, each by one
+thread with a bridge of its own; all bridges share one set of weights.
+
+Shapes: P prompts of one batch, T positions, N heads of a layer, D model.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+
+from pipeline.weights import ModelWeights
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+PROMPTS_PER_BATCH = 4
+"""Prompts that run together; fixed, because the shape of a product may change its last bit."""
+
+Hook = Callable[[torch.Tensor], torch.Tensor | None]
+"""Gets an activation; what it returns, if anything, takes its place."""
+
+Batch = TypeVar("Batch")
+Value = TypeVar("Value")
+
+
+class Forward:
+    """A model that can be run and hooked; not to be shared between threads.
+
+    Args:
+        weights: the model; its arrays are used where they lie on CPUs.
+        device: `cpu` or `cuda`.
+    """
+
+    def __init__(self, weights: ModelWeights, device: str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.architecture = weights.architecture
+        self.bridge = _bridge(weights, self.device)
+
+    def attention_scores(
+        self, tokens_PT: np.ndarray, layers: Sequence[int], visit: Callable[[int, torch.Tensor], None]
+    ) -> None:
+        """Run some prompts up to the last of some layers and hand out the pre-softmax scores of each.
+
+        Args:
+            tokens_PT: int64 [P, T].
+            layers: the layers.
+            visit: called with a layer and its scores [P, N, T, T], in order of the layers; entries after the query
+                are the least float, not scores.
+        """
+
+        def hook_of(layer: int) -> Callable[[torch.Tensor], None]:
+            return lambda scores_PNTT: visit(layer, scores_PNTT)
+
+        hooks = {f"blocks.{layer}.attn.hook_attn_scores": hook_of(layer) for layer in layers}
+        self.run(tokens_PT, hooks, stop_at_layer=max(layers) + 1)
+
+    def run(
+        self,
+        tokens_PT: np.ndarray,
+        hooks: Mapping[str, Hook],
+        *,
+        stop_at_layer: int | None = None,
+    ) -> torch.Tensor:
+        """Run some prompts with hooks.
+
+        Args:
+            tokens_PT: int64 [P, T].
+            hooks: by the name of TransformerBridge's hook point.
+            stop_at_layer: layers to run; None = all, and the unembedding.
+
+        Returns:
+            Logits [P, T, V], or the residual stream [P, T, D] after the last layer that ran.
+        """
+        with torch.no_grad():
+            output: torch.Tensor = self.bridge.run_with_hooks(
+                torch.from_numpy(tokens_PT).to(self.device),
+                fwd_hooks=[(name, lambda activation, hook, act=act: act(activation)) for name, act in hooks.items()],
+                stop_at_layer=stop_at_layer,
+            )
+        return output
+
+
+def for_batches(
+    weights: ModelWeights,
+    batches: Sequence[Batch],
+    work: Callable[[Forward, Batch], Value],
+    *,
+    threads: int,
+    device: str = "cpu",
+) -> list[Value]:
+    """Do some work on every batch, each with a model of one thread's own.
+
+    Args:
+        weights: the model.
+        batches: what to work on.
+        work: called with a model and a batch.
+        threads: threads to use on CPUs; no result depends on it.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        The results, in order of the batches.
+    """
+    _load_libraries()
+    own = threading.local()
+    taken: list[Forward] = []
+
+    def begin() -> None:
+        torch.set_num_threads(1)  # torch keeps this number per calling thread
+        own.model = _take(weights, device)
+        taken.append(own.model)
+
+    try:
+        with ThreadPoolExecutor(1 if device == "cuda" else threads, initializer=begin) as pool:
+            return list(pool.map(lambda batch: work(own.model, batch), batches))
+    finally:
+        _idle[weights.key, device] = taken
+
+
+_idle: dict[tuple[str, str], list[Forward]] = {}
+"""Models that this process built for the newest weights and that no thread holds."""
+
+_lock = threading.Lock()
+
+
+def _take(weights: ModelWeights, device: str) -> Forward:
+    with _lock:
+        for key in [key for key in _idle if key != (weights.key, device)]:
+            del _idle[key]
+        idle = _idle.get((weights.key, device), [])
+        return idle.pop() if idle else Forward(weights, device)
+
+
+def _load_libraries() -> None:
+    # Loaded here, for they take seconds that jobs without a forward pass need not wait for.
+    import transformer_lens.model_bridge.sources  # noqa: F401
+    import transformers  # noqa: F401
+
+
+def _bridge(weights: ModelWeights, device: torch.device) -> TransformerBridge:
+    """TransformerBridge over a Hugging Face GPT-2 whose parameters are the given arrays."""
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    a = weights.architecture
+    config = GPT2Config(
+        vocab_size=a.vocab_size,
+        n_positions=a.n_ctx,
+        n_embd=a.d_model,
+        n_layer=a.n_layers,
+        n_head=a.n_heads,
+        n_inner=a.d_mlp,
+        activation_function=a.activation,
+        layer_norm_epsilon=a.layer_norm_eps,
+        scale_attn_weights=a.scale_attn_weights,
+        scale_attn_by_inverse_layer_idx=a.scale_attn_by_inverse_layer_idx,
+    )
+    config._attn_implementation = "eager"  # the others compute no scores that could be hooked
+    with torch.device("meta"):  # no memory, no initialisation
+        model: Any = GPT2LMHeadModel(config)
+    with warnings.catch_warnings():
+        # Arrays that other processes share are read-only, and nothing here writes to them.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        state = {f"transformer.{name}": torch.from_numpy(array) for name, array in weights.tensors.items()}
+    state["lm_head.weight"] = state["transformer.wte.weight"]
+    model.load_state_dict(state, assign=True)
+    model.to(device).eval().requires_grad_(False)
+    bridge: TransformerBridge = build_bridge_from_module(model, "GPT2LMHeadModel", hf_config=model.config)
+    return bridge

@@ -1,0 +1,44 @@
+"""The Semantic Category Score: how surely a head attends to other words of a word's category.
+
+Shapes: P prompts, N heads, T positions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from pipeline.prompts import CategoryPrompts
+
+
+def semantic_category_scores(scores_PNTT: torch.Tensor, prompts: CategoryPrompts) -> torch.Tensor:
+    """Score some heads on some prompts: the mean over queries q of -ln sum_k (M * A)[q, k], in nats.
+
+    A is the attention pattern and M marks the keys that are expected (`CategoryPrompts.expected_PTT`). Both sums are
+    taken from the pre-softmax scores in float64, so that a head that attends elsewhere by hundreds of nats still has a
+    finite score. BOS is a key but no query.
+
+    Args:
+        scores_PNTT: pre-softmax attention scores; entries after the query are not read.
+        prompts: the prompts they belong to.
+
+    Returns:
+        float64 [P, N]; lower is a better match.
+
+    Source:
+        "The Self-Hating Attention Head" (2025), with its BOS fallback.
+    """
+    expected_PTT = torch.from_numpy(prompts.expected_PTT()).to(scores_PNTT.device)
+    causal_TT = torch.ones(expected_PTT.shape[1:], dtype=torch.bool, device=scores_PNTT.device).tril()
+    scores = scores_PNTT.double()
+
+    def log_mass(keep: torch.Tensor) -> torch.Tensor:
+        return torch.logsumexp(scores.masked_fill(~keep, -torch.inf), dim=-1)
+
+    surprisal_PNT = log_mass(causal_TT) - log_mass(expected_PTT[:, None])
+    return surprisal_PNT[:, :, 1:].mean(dim=-1)
+
+
+def mean_and_std(scores_P: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation (divisor P) over prompts."""
+    return float(scores_P.mean()), float(scores_P.std())
