@@ -18,6 +18,7 @@ from jobs.clock import Clock
 from jobs.kin import committed_kin, find_kin, kin_shards
 from jobs.model import Model
 from jobs.steering_grid import Steering
+from jobs.steering_prompts import draw_prompts, in_model_table, prompt_shards, run_in_model
 from jobs.steering_tables import heatmap_table, samples_table, steered_table, steering_table
 from jobs.tables import row_z, self_table, tokens_table, topk_table
 from outputs.journal import Receipt
@@ -29,6 +30,7 @@ from pipeline import steering_measures as measures
 from pipeline.head import Head
 from pipeline.kin import kin_scores, unit_states
 from pipeline.projection import HeadInputs, HeadWeights, head_inputs, head_weights
+from pipeline.prompts import CategoryPrompts
 from pipeline.scoring import PreparedKeys, RowScores, score_rows
 from pipeline.scoring_exact import canonical_dots
 from pipeline.spectrum import second_moment
@@ -60,7 +62,8 @@ class GridInputs:
 class SteeringJob:
     """How `steering` is planned, computed and finished.
 
-    The kin of the layer's tokens are the first stage, the unsteered head the second, every other point the third.
+    The kin of the layer's tokens are the first stage, the unsteered head the second, every other point and the heat
+    maps the third, and the points inside the model the fourth.
 
     Args:
         spec: what is asked for.
@@ -80,23 +83,33 @@ class SteeringJob:
         self._points = spec.points()
         vocab_size = model.checkpoint.architecture.vocab_size
         self._kin_shards = kin_shards(self._head.layer, vocab_size, spec.head)
+        self._prompt_shards = prompt_shards(self._head, self._points) if spec.in_model else []
         self._sample_R = measures.sample_rows(vocab_size, spec.sample, spec.seed)
         self._categories = token_categories(model.vocabulary)
+        self._prompts: CategoryPrompts | None = None
+        if spec.in_model:
+            self._prompts = draw_prompts(model, count=spec.prompts, length=spec.length, seed=spec.seed)
         self._states_VD: np.ndarray | None = None
-        self._steerable: SteerableHead | None = None
+        self._moment_DD: np.ndarray | None = None
 
     def settings(self) -> dict[str, Any]:
-        """The settings that change results."""
-        return asdict(self.spec)
+        """The settings that change results; those of the prompts only where these are run."""
+        settings = asdict(self.spec)
+        if self._prompts is None:
+            del settings["prompts"], settings["length"]
+        else:
+            settings["length"] = self._prompts.tokens_PT.shape[1] - 1
+        return settings
 
     def plan(self) -> list[Shard]:
-        """The kin of fixed ranges of tokens, then one shard a point, then the heat maps."""
+        """The kin of fixed ranges of tokens, one shard a point, the heat maps, and a shard a point inside the model."""
         place = {"layer": self._head.layer, "head": self._head.index}
         points = [
             Shard(f"{self._head}-{number:04d}-{point.method}", self.spec.head, {**place, "point": number})
             for number, point in enumerate(self._points)
         ]
-        return [*self._kin_shards, *points, Shard(f"{self._head}-heatmap", self.spec.head, place)]
+        heat_maps = Shard(f"{self._head}-heatmap", self.spec.head, place)
+        return [*self._kin_shards, *points, heat_maps, *self._prompt_shards]
 
     def covers(self, shards: Sequence[Shard]) -> bool:
         """Whether shards are the plan, which only the vocabulary and the grid decide."""
@@ -121,7 +134,7 @@ class SteeringJob:
         return 0
 
     def stages(self, missing: Sequence[Shard]) -> list[list[Shard]]:
-        """The kin, the unsteered head, everything else."""
+        """The kin, the unsteered head, what is compared with it, and the prompts."""
         return [list(stage) for _, stage in groupby(missing, key=_stage)]
 
     def tasks(
@@ -132,15 +145,18 @@ class SteeringJob:
         digest = hashlib.sha256(states_VD.data).hexdigest()
         folder = run.folder.resolve()
         which = _stage(stage[0])
-        if which == 0:
+        if which == _KIN:
             shared = executor.put(unit_states(states_VD, threads=threads))
             clock.lap("token states")
             for shard in stage:
                 yield shard, (folder, digest, shared)
             return
+        if which == _PROMPTS:
+            yield from self._prompt_tasks(stage, folder, executor, threads)
+            return
         kin_ids_VN = committed_kin(run, self._kin_shards, digest, len(states_VD))
-        unsteered = None if which == 1 else self._unsteered(run, digest, threads)
-        if kin_ids_VN is None or (which == 2 and unsteered is None):
+        unsteered = None if which == _UNSTEERED else self._unsteered(run, digest, threads)
+        if kin_ids_VN is None or (which == _STEERED and unsteered is None):
             return
         shared = executor.put(
             GridInputs(
@@ -151,7 +167,7 @@ class SteeringJob:
                 unsteered=unsteered,
             )
         )
-        steerable = self._steerable_head(threads)
+        steerable = self._steerable_head(threads, self._weights())
         clock.lap("preparing the grid")
         for shard in stage:
             if "point" in shard.bounds:
@@ -163,6 +179,17 @@ class SteeringJob:
                 conditions = self._conditions(steerable)
                 yield shard, (folder, digest, states_VD[ids], ids, conditions)
 
+    def _prompt_tasks(
+        self, stage: Sequence[Shard], folder: Path, executor: Executor, threads: int
+    ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
+        """The points inside the model, where scores are attention scores whatever the tables' form."""
+        weights = executor.put(self.model.weights())
+        steerable = self._steerable_head(threads, head_weights(self.model.checkpoint, self._head))
+        for shard in stage:
+            steered = steerable.at(self._points[shard.bounds["in_model"]])
+            digest = self.model.identity["weights_sha256"]
+            yield shard, (folder, digest, weights, steered.weights, self._prompts)
+
     def _states(self, threads: int) -> np.ndarray:
         if self._states_VD is None:
             layer = self._head.layer
@@ -173,20 +200,24 @@ class SteeringJob:
     def _weights(self) -> HeadWeights:
         return head_weights(self.model.checkpoint, self._head, scores=self.spec.scores)
 
-    def _steerable_head(self, threads: int) -> SteerableHead:
-        if self._steerable is None:
+    def _moment(self, threads: int) -> np.ndarray:
+        """Second moment of the layer's normalised states, computed once."""
+        if self._moment_DD is None:
             eps = self.model.checkpoint.architecture.layer_norm_eps
             normalised_VD = normalise(self._states(threads), eps, threads=threads)
-            self._steerable = SteerableHead(
-                self._head,
-                self._weights(),
-                second_moment(normalised_VD, threads=threads),
-                skew=self.spec.skew,
-                eigenvalues=self.spec.eigenvalues,
-                move=self.spec.move,
-                seed=self.spec.seed,
-            )
-        return self._steerable
+            self._moment_DD = second_moment(normalised_VD, threads=threads)
+        return self._moment_DD
+
+    def _steerable_head(self, threads: int, weights: HeadWeights) -> SteerableHead:
+        return SteerableHead(
+            self._head,
+            weights,
+            self._moment(threads),
+            skew=self.spec.skew,
+            eigenvalues=self.spec.eigenvalues,
+            move=self.spec.move,
+            seed=self.spec.seed,
+        )
 
     def _conditions(self, steerable: SteerableHead) -> list[tuple[str, float | None, HeadWeights]]:
         """The heat maps: unsteered, symmetric part, skew part, and every alpha."""
@@ -203,7 +234,7 @@ class SteeringJob:
 
     def _unsteered(self, run: Run, digest: str, threads: int) -> Unsteered | None:
         """The committed unsteered head with its sampled rows; None unless it was computed from these states."""
-        name = next(shard.name for shard in self.plan() if _stage(shard) == 1)
+        name = next(shard.name for shard in self.plan() if _stage(shard) == _UNSTEERED)
         receipt = run.receipts().get(name)
         if receipt is None or receipt.inputs != digest:
             return None
@@ -230,6 +261,8 @@ class SteeringJob:
             parts = (find_kin(grant, shard, folder, digest, *arguments),)
         elif "point" in shard.bounds:
             parts, summary = _score_point(grant, shard, folder, *arguments)
+        elif "in_model" in shard.bounds:
+            parts = (run_in_model(grant, shard, folder, *arguments),)
         else:
             parts = (_draw_heat_maps(grant, folder, *arguments),)
         cost = {
@@ -245,18 +278,27 @@ class SteeringJob:
         receipts = run.receipts()
         shards = [shard for shard in self.plan() if "point" in shard.bounds]
         rows = [(point, receipts[shard.name].summary) for point, shard in zip(self._points, shards, strict=True)]
-        return [
+        tables = [
             run.write_table("tokens.parquet", tokens_table(self.model)),
             run.write_table("steering.parquet", steering_table(rows)),
             run.write_table("samples.parquet", samples_table(self._sample_R, self._categories)),
         ]
+        if self._prompt_shards:
+            table = in_model_table(run, self._prompt_shards, self._points)
+            tables.append(run.write_table("in_model.parquet", table))
+        return tables
+
+
+_KIN, _UNSTEERED, _STEERED, _PROMPTS = range(4)
+"""Stages."""
 
 
 def _stage(shard: Shard) -> int:
-    """0 for kin, 1 for the unsteered head, 2 for what is compared with it."""
     if "part" in shard.bounds:
-        return 0
-    return 1 if shard.bounds.get("point") == 0 else 2
+        return _KIN
+    if "in_model" in shard.bounds:
+        return _PROMPTS
+    return _UNSTEERED if shard.bounds.get("point") == 0 else _STEERED
 
 
 def _score_point(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
 import pyarrow.parquet as pq
+from rich.console import Group, RenderableType
 from rich.table import Table
 
 from outputs.run import Run
@@ -20,26 +22,41 @@ _FIGURES = (
 )
 
 
-def dose_response(run: Run) -> Table:
+_IN_MODEL = (
+    ("on itself", "identical_mass", ".4f"),
+    ("category", "category_mass", ".4f"),
+    ("BOS", "bos_mass", ".4f"),
+    ("loss change", "loss_delta", "+.5f"),
+)
+
+
+def dose_response(run: Run) -> RenderableType:
     """One row a point of the grid; the draws of a control are averaged (x2: two draws).
 
     Args:
         run: a finished steering run.
 
     Returns:
-        A table to print.
+        A table to print, and a second one of attention masses and loss where the model was run.
     """
-    rows = pq.read_table(run.folder / "steering.parquet").to_pylist()
+    tables = [_table(run, "steering.parquet", _FIGURES)]
+    if (run.folder / "in_model.parquet").exists():
+        tables.append(_table(run, "in_model.parquet", _IN_MODEL))
+    return Group(*tables)
+
+
+def _table(run: Run, file: str, figures: Sequence[tuple[str, str, str]]) -> Table:
+    rows = pq.read_table(run.folder / file).to_pylist()
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("point", no_wrap=True)
-    for title, _, _ in _FIGURES:
+    for title, _, _ in figures:
         table.add_column(title, justify="right", no_wrap=True)
     for label, points in groupby(rows, key=_label):
         drawn = list(points)
         suffix = f" x{len(drawn)}" if len(drawn) > 1 else ""
         table.add_row(
             label + suffix,
-            *(_mean(drawn, column, form) for _, column, form in _FIGURES),
+            *(_mean(drawn, column, form) for _, column, form in figures),
         )
     return table
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.model import Model
-from jobs.settings import require_scoring, require_top_k_fits
+from jobs.settings import require_prompts, require_scoring, require_top_k_fits
 from pipeline.head import Head
 from pipeline.steering import EIGENVALUES, METHODS, MOVES, SKEW, Point
 
@@ -23,6 +23,8 @@ GROUP = tuple(
     )
 )
 """Token group of the published heat maps."""
+
+RANKS = (1, 4, 16)
 
 _MOST_POINTS = 1000
 _MOST_GROUP = 512
@@ -50,7 +52,7 @@ class Steering:
     """Eigenvalues that are steered: `all`, or the `top` H by magnitude."""
     draws: int = 2
     """Random controls for each alpha but 1."""
-    ranks: tuple[int, ...] = (1, 4, 16)
+    ranks: tuple[int, ...] = RANKS
     """How many of the largest singular values are scaled."""
     scales: tuple[float, ...] = (0.0, 0.5, 2.0)
     """Factors on these."""
@@ -62,8 +64,14 @@ class Steering:
     """Rows whose rank correlation with the unsteered row is taken."""
     group: tuple[str, ...] = GROUP
     """Tokens of the heat maps, by their exact text; those that are no token are left out."""
+    in_model: bool = False
+    """Whether the steered scores are also written into the model's forward pass."""
+    prompts: int = 32
+    """Prompts of category words that it runs."""
+    length: int | None = None
+    """Words in a prompt; None = 64, or as many as the model reads after BOS."""
     seed: int = 0
-    """Seed of the controls and of the sampled rows."""
+    """Seed of the controls, of the sampled rows and of the prompts."""
 
     def __post_init__(self) -> None:
         Head.parse(self.head)
@@ -92,10 +100,10 @@ class Steering:
         for option, number, least in (
             ("--draws", self.draws, 0),
             ("--sample", self.sample, 1),
-            ("--seed", self.seed, 0),
         ):
             if number < least:
                 raise ValueError(f"{option} {number} is too small; choose {least} or more")
+        require_prompts(self.prompts, self.length, self.seed)
         if len(self.group) > _MOST_GROUP:
             raise ValueError(f"--group names {len(self.group)} tokens; a heat map holds at most {_MOST_GROUP}")
         if len(self.points()) > _MOST_POINTS:

@@ -11,18 +11,22 @@ def _number(name: str, what: str, unit: str = "") -> pa.Field:
     return field(name, pa.float64(), what, unit=unit, nullable=True)
 
 
+_POINT = [
+    field("point", pa.int32(), "place in the grid, from 0; partition of the tables `steered` and `in_model`"),
+    field("method", pa.string(), "unsteered, eigen, control, singular or gradient"),
+    _number("alpha", "eigen, control: factor on the negative eigenvalues of W_sym, or the alpha whose dose it has"),
+    field("draw", pa.int32(), "control: which random choice of eigenvalues, from 0", nullable=True),
+    field("rank", pa.int32(), "singular: how many of the largest singular values are scaled", nullable=True),
+    _number("scale", "singular: factor on them"),
+    _number(
+        "step",
+        "gradient: length of the step relative to the moved weights; above 0 raises the self score",
+    ),
+]
+
 STEERING = pa.schema(
     [
-        field("point", pa.int32(), "place in the grid, from 0; partition of the table `steered`"),
-        field("method", pa.string(), "unsteered, eigen, control, singular or gradient"),
-        _number("alpha", "eigen, control: factor on the negative eigenvalues of W_sym, or the alpha whose dose it has"),
-        field("draw", pa.int32(), "control: which random choice of eigenvalues, from 0", nullable=True),
-        field("rank", pa.int32(), "singular: how many of the largest singular values are scaled", nullable=True),
-        _number("scale", "singular: factor on them"),
-        _number(
-            "step",
-            "gradient: length of the step relative to the moved weights; above 0 is towards a higher mean self score",
-        ),
+        *_POINT,
         _number("dose", "sum of the singular values of the change of W'"),
         _number("self_rank_mean", "mean over tokens of self_rank", "rank"),
         _number("self_rank_median", "median over tokens of self_rank", "rank"),
@@ -71,5 +75,29 @@ HEATMAP = pa.schema(
         field("query_id", pa.int32(), "query token", unit="id"),
         field("key_id", pa.int32(), "key token", unit="id"),
         field("score", pa.float32(), "score of the pair under the condition", unit="nats"),
+    ]
+)
+
+_MEASURED = [
+    ("identical_mass", "attention on the query's own token, at its position and before it", ""),
+    ("category_mass", "attention on other tokens of the query's category before it", ""),
+    ("bos_mass", "attention on BOS", ""),
+    ("loss", "next-token loss over all positions but the last", "nats"),
+]
+
+IN_MODEL_PROMPTS = pa.schema(
+    [
+        field("prompt", pa.int32(), "prompt of category words, from 0"),
+        *(field(name, pa.float64(), f"mean over positions of the {what}", unit=unit) for name, what, unit in _MEASURED),
+    ]
+)
+
+IN_MODEL = pa.schema(
+    [
+        *_POINT,
+        *(field(name, pa.float64(), f"mean over prompts of the {what}", unit=unit) for name, what, unit in _MEASURED),
+        field("loss_delta", pa.float64(), "mean over prompts of the loss minus the unsteered head's", unit="nats"),
+        field("loss_delta_std", pa.float64(), "its standard deviation over prompts (divisor n)", unit="nats"),
+        field("n_prompts", pa.int32(), "prompts"),
     ]
 )

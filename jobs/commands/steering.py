@@ -43,6 +43,15 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Tokens of the heat maps, one a line.  [default: the published group]",
 )
+@click.option("--in-model", is_flag=True, help="Also run prompts with the steered scores inside the model.")
+@click.option("--prompts", type=int, default=32, show_default=True, metavar="N", help="Prompts of --in-model.")
+@click.option(
+    "--length",
+    type=int,
+    default=None,
+    metavar="N",
+    help="Words in a prompt.  [default: 64, or as many as the model reads]",
+)
 @scoring_options(top_k=10)
 @run_options
 def steering(options: RunOptions, **given: Any) -> int:
@@ -54,7 +63,8 @@ def steering(options: RunOptions, **given: Any) -> int:
         opened = options.open_model(session)
         spec = _spec(opened, seed=options.seed, **given)
         result = session.submit(SteeringJob(spec, opened))
-    tables = ["steering.parquet", "heatmap.parquet", "steered/**/*.parquet", "samples.parquet"]
+    in_model = ["in_model.parquet"] if spec.in_model else []
+    tables = ["steering.parquet", *in_model, "heatmap.parquet", "steered/**/*.parquet", "samples.parquet"]
     query = 'pandas.read_parquet({folder} + "/steering.parquet").T'
     return session.report(result, lambda: dose_response(result.run), tables, query)
 
@@ -75,9 +85,16 @@ def _spec(
     lists: dict[str, Any] = {
         "methods": None if methods is None else tuple(name.strip() for name in methods.split(",")),
         "alphas": None if alpha is None else numbers("--alpha", alpha),
-        "ranks": None if rank is None else integers("--rank", rank),
+        "ranks": _ranks_of(model) if rank is None else integers("--rank", rank),
         "scales": None if scale is None else numbers("--scale", scale),
         "steps": None if step is None else numbers("--step", step),
         "group": None if group is None else read_group(group, model),
     }
     return Steering(**others, **{name: value for name, value in lists.items() if value is not None})
+
+
+def _ranks_of(model: Model) -> tuple[int, ...]:
+    """The default ranks that the model's heads have."""
+    from jobs.steering_grid import RANKS
+
+    return tuple(rank for rank in RANKS if rank <= model.checkpoint.architecture.d_head)

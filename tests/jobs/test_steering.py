@@ -284,6 +284,52 @@ def test_a_vocabulary_of_one_has_no_kin_and_no_spread(make_random_model: Callabl
     assert row["spearman"] is None
 
 
+IN_MODEL: dict[str, Any] = {
+    "methods": ("eigen",), "alphas": (1.0, 0.0, -1.0), "draws": 1, "in_model": True, "prompts": 6, "length": 20,
+}  # fmt: skip
+
+
+def test_inside_the_model_tokens_attend_to_themselves_as_alpha_falls(planted_tiny: Path, tmp_path: Path) -> None:
+    run = steer(planted_tiny, tmp_path, **IN_MODEL).run
+    table = pq.read_table(run.folder / "in_model.parquet")
+    assert table.schema.equals(schemas_steering.IN_MODEL, check_metadata=True)
+    rows = table.to_pylist()
+    assert [(row["method"], row["alpha"]) for row in rows] == [(row["method"], row["alpha"]) for row in grid_of(run)]
+    unsteered, same, none, flipped, control, _ = rows
+    for name in ("identical_mass", "category_mass", "bos_mass", "loss"):
+        assert same[name] == unsteered[name]
+        prompts = pq.read_table(run.folder / "in_model/point=0003/part-00000.parquet", partitioning=None)
+        assert flipped[name] == pytest.approx(prompts[name].to_numpy().mean())
+    assert unsteered["loss_delta"] == same["loss_delta"] == 0
+    assert unsteered["identical_mass"] < 0.01 < none["identical_mass"] < flipped["identical_mass"]
+    assert unsteered["category_mass"] > 0.5
+    assert control["identical_mass"] < 0.5 * none["identical_mass"]
+    assert flipped["loss_delta"] == pytest.approx(flipped["loss"] - unsteered["loss"])
+    assert flipped["loss_delta"] != 0
+    assert {row["n_prompts"] for row in rows} == {6}
+
+    with pytest.raises(KeyboardInterrupt):
+        steer(planted_tiny, tmp_path / "again", executor=Stopping(9), **IN_MODEL)
+    result = steer(planted_tiny, tmp_path / "again", **IN_MODEL)
+    assert result.computed == 14 - 9
+    assert hashes(result.run) == hashes(run)
+
+
+def test_prompts_count_only_where_they_are_run(planted_tiny: Path, random_model: Path) -> None:
+    model = Model.open("test", planted_tiny)
+
+    def settings(**spec: Any) -> dict[str, Any]:
+        return SteeringJob(Steering(**spec), model).settings()
+
+    assert settings(prompts=5) == settings(prompts=6, length=9)
+    assert settings(prompts=5, in_model=True) != settings(prompts=6, in_model=True)
+    assert settings(length=64, in_model=True) == settings(in_model=True)
+    with pytest.raises(ValueError, match="--length 512 is more than the model reads"):
+        settings(length=512, in_model=True)
+    with pytest.raises(ValueError, match="--in-model needs prompts of category words"):
+        SteeringJob(Steering(methods=("eigen",), in_model=True), Model.open("test", random_model))
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -300,6 +346,7 @@ def test_a_vocabulary_of_one_has_no_kin_and_no_spread(make_random_model: Callabl
         (["--draws", "-1"], ["--draws -1", "0 or more"]),
         (["--draws", "500"], ["points", "1000"]),
         (["--sample", "0"], ["--sample 0", "1 or more"]),
+        (["--prompts", "0"], ["--prompts 0", "1 or more"]),
         (["--seed", "-1"], ["--seed -1", "0 or more"]),
         (["--group", "/nowhere"], ["--group /nowhere", "one token a line"]),
         (["--head", "L1H8"], ["L1H8", "L0H0 to L2H7"]),
@@ -321,7 +368,7 @@ def test_a_bad_request_is_one_line(
 
 
 def test_the_command_prints_one_row_a_point_and_reads_a_group(
-    planted_tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    planted_tiny: Path, random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     group = tmp_path / "group.txt"
     group.write_text("red\nblue\n\nno such token\n")
@@ -333,6 +380,11 @@ def test_the_command_prints_one_row_a_point_and_reads_a_group(
         assert label in printed
     (run,) = (tmp_path / "runs").iterdir()
     assert pq.read_table(run / "heatmap.parquet").num_rows == 5 * 4
+    small = [*command[:2], str(random_model), *command[3:], "--methods", "singular", "--scale", "0"]
+    assert submit_command(small[:6] + small[12:]) == 0
+    printed = capsys.readouterr().out
+    assert "singular r 4 s 0" in printed  # of the default ranks, those that a head of 8 has
+    assert "singular r 16 s 0" not in printed
     group.write_text("no such token\n")
     assert submit_command(command) == 2
     assert "none is one token" in capsys.readouterr().err
