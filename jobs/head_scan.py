@@ -27,6 +27,7 @@ from outputs.part import Part, layer_partition, partition, write_part
 from outputs.reader import read_parts
 from outputs.run import Run
 from outputs.shard import Shard
+from pipeline.forward import forget_models
 from pipeline.head import Head
 from pipeline.kin import kin_scores, nearest, unit_states
 from pipeline.labels import label
@@ -121,7 +122,7 @@ class LayerInputs:
 class HeadScanJob:
     """How `head-scan` is planned, computed and finished.
 
-    The kin of a layer's tokens are one stage, its heads the next; both are computed from the same token states.
+    The kin of a layer's tokens and its heads are computed from the same token states, the kin first.
 
     Args:
         spec: what is asked for.
@@ -172,7 +173,13 @@ class HeadScanJob:
         return list(shards) == self.plan()
 
     def prepare(self, threads: int, clock: Clock) -> None:
-        """Nothing: states are computed layer by layer."""
+        """Begin the token states, which are computed layer by layer.
+
+        Raises:
+            ValueError: if the model cannot give this kind of states.
+        """
+        self._states = self._begin_states(threads)
+        clock.lap("token states")
 
     def scores_in(self, shard: Shard) -> int:
         """Scores that a shard computes; a cosine counts as many as its width is to a head's, and prompts for none."""
@@ -184,10 +191,16 @@ class HeadScanJob:
         return (shard.bounds["stop"] - shard.bounds["start"]) * shape.vocab_size * shape.d_model // shape.d_head
 
     def stages(self, missing: Sequence[Shard]) -> list[list[Shard]]:
-        """The prompts, a layer's kin, its heads, the next layer's kin, ..."""
+        """The prompts and the first layer's kin; then a layer's heads and the next one's kin.
 
-        def stage_of(shard: Shard) -> tuple[int | None, bool]:
-            return shard.bounds.get("layer"), "head" in shard.bounds
+        So the workers are busy while the driver takes the states to the next layer, and wait once a layer.
+        """
+        layers = sorted({head.layer for head in self._heads})
+
+        def stage_of(shard: Shard) -> int:
+            if "layer" not in shard.bounds:
+                return 0
+            return layers.index(shard.bounds["layer"]) + ("head" in shard.bounds)
 
         return [list(stage) for _, stage in groupby(missing, key=stage_of)]
 
@@ -195,19 +208,35 @@ class HeadScanJob:
         self, stage: Sequence[Shard], run: Run, executor: Executor, threads: int, clock: Clock
     ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
         """The shards of a stage with what a worker needs for them; a layer's states are computed once and shared."""
-        if "layer" not in stage[0].bounds:
-            yield from self.prompts.tasks(stage, run, executor, threads, clock)
-            return
-        layer = stage[0].bounds["layer"]
+
+        def kind_of(shard: Shard) -> tuple[bool, bool]:
+            return "layer" in shard.bounds, "head" in shard.bounds
+
+        for (with_layer, with_head), shards in groupby(stage, key=kind_of):
+            if not with_layer:
+                yield from self.prompts.tasks(list(shards), run, executor, threads, clock)
+            elif with_head:
+                yield from self._head_tasks(list(shards), run, executor, threads, clock)
+            else:
+                yield from self._kin_tasks(list(shards), run, executor, threads, clock)
+            clock.lap("scoring and writing")
+
+    def _kin_tasks(
+        self, shards: Sequence[Shard], run: Run, executor: Executor, threads: int, clock: Clock
+    ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
+        states_VD = self._states_of(shards[0].bounds["layer"], threads)
+        digest = hashlib.sha256(states_VD.data).hexdigest()
+        shared = executor.put(unit_states(states_VD, threads=threads))
+        clock.lap("token states")
+        for shard in shards:
+            yield shard, (run.folder.resolve(), digest, shared)
+
+    def _head_tasks(
+        self, shards: Sequence[Shard], run: Run, executor: Executor, threads: int, clock: Clock
+    ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
+        layer = shards[0].bounds["layer"]
         states_VD = self._states_of(layer, threads)
         digest = hashlib.sha256(states_VD.data).hexdigest()
-        folder = run.folder.resolve()
-        if "head" not in stage[0].bounds:
-            shared = executor.put(unit_states(states_VD, threads=threads))
-            clock.lap("token states")
-            for shard in stage:
-                yield shard, (folder, digest, shared)
-            return
         kin_ids_VN = self._kin_of(layer, digest, run)
         if kin_ids_VN is None:
             return
@@ -215,18 +244,20 @@ class HeadScanJob:
         moment_DD = second_moment(normalised_VD, threads=threads)
         shared = executor.put(LayerInputs(states_VD, kin_ids_VN, moment_DD))
         clock.lap("token states")
-        for shard in stage:
+        for shard in shards:
             head = Head(layer, shard.bounds["head"])
             weights = head_weights(self.model.checkpoint, head, scores=self.spec.scores)
             factors = bilinear_factors(self.model.checkpoint, head)
-            yield shard, (folder, digest, shared, weights, factors, self.spec.top_k, self.spec.seed)
+            yield shard, (run.folder.resolve(), digest, shared, weights, factors, self.spec.top_k, self.spec.seed)
 
     def _states_of(self, layer: int, threads: int) -> np.ndarray:
         """Token states of a layer, taken on from those of the layer before where these are at hand."""
         if self._states is None or self._states.layer > layer:
-            last = self._heads[-1].layer
-            self._states = self.model.token_states(self.spec.states, layer=last, threads=threads)
+            self._states = self._begin_states(threads)
         return self._states.advance_to(layer)
+
+    def _begin_states(self, threads: int) -> TokenStates:
+        return self.model.token_states(self.spec.states, layer=self._heads[-1].layer, threads=threads)
 
     def _kin_of(self, layer: int, digest: str, run: Run) -> np.ndarray | None:
         """The committed kin of a layer, int32 [V, N]; None unless all of it was found from these states."""
@@ -286,6 +317,7 @@ def _work_of(shard: Shard) -> Callable[..., _Work]:
 
 
 def _find_kin(grant: Grant, shard: Shard, folder: Path, digest: str, unit_VD: np.ndarray) -> _Work:
+    forget_models()  # the prompts come first
     bounds = shard.bounds
     rows = slice(bounds["start"], bounds["stop"])
     ids_RN, cosines_RN = nearest(prepared_keys(f"kin {digest}", unit_VD, _device(grant)), rows, threads=grant.cpus)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,15 @@ def planted_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("planted") / "tiny"
     write_planted(PlantedDesign(size="tiny"), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def worded_model(make_random_model: Callable[..., Path], planted_tiny: Path) -> Path:
+    """A random GPT-2 whose tokens are words, so that it can be prompted with categories."""
+    folder = make_random_model(5, vocab_size=1024, n_positions=64, bos_token_id=1023, eos_token_id=1023)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(planted_tiny / file, folder / file)
     return folder
 
 

@@ -1,0 +1,54 @@
+"""Writes docs/tables.md, the description of every table and column, from the schemas themselves.
+
+python docs/tables.py docs/tables.md
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from outputs import schemas, schemas_heads
+
+TABLES = (
+    ("full-vocab", "tokens.parquet", "every token", schemas.TOKENS),
+    ("full-vocab, head-scan", "topk/layer=L/head=N/part-*.parquet", "one row a query token", schemas.topk(10)),
+    ("full-vocab, head-scan", "self/layer=L/head=N/part-*.parquet", "one row a token", schemas.SELF_WITH_KIN),
+    ("head-scan", "kin/layer=L/part-*.parquet", "one row a token", schemas.kin(16)),
+    ("head-scan", "heads.parquet", "one row a head", schemas_heads.HEADS),
+    ("head-scan", "spectrum.parquet", "2H rows a head", schemas_heads.SPECTRUM),
+    ("head-scan", "prompts/part-*.parquet", "one row for each prompt and head", schemas_heads.PROMPTS),
+)
+
+HEAD = """# Tables
+
+Written by `python docs/tables.py > docs/tables.md` from the schemas that every file carries: the same descriptions and
+units stand in the metadata of each Parquet field.
+"""
+
+
+def page() -> str:
+    """The page's text."""
+    return "\n".join([HEAD, *(section(*table) for table in TABLES)])
+
+
+def section(job: str, path: str, rows: str, schema: pa.Schema) -> str:
+    """One table of the page."""
+    lines = [f"## `{path}`", "", f"Written by {job}; {rows}.", ""]
+    lines += ["| column | type | unit | meaning |", "|---|---|---|---|"]
+    for field in schema:
+        said = {key.decode(): value.decode() for key, value in field.metadata.items()}
+        meaning = said["description"].replace("|", "\\|")
+        if field.nullable and "null" not in meaning:
+            meaning += "; may be null"
+        lines.append(f"| `{field.name}` | {_kind(field.type)} | {said.get('unit', '')} | {meaning} |")
+    return "\n".join([*lines, ""])
+
+
+def _kind(kind: pa.DataType) -> str:
+    if pa.types.is_fixed_size_list(kind):
+        return f"list of {kind.list_size} {_kind(kind.value_type)}"
+    return {"float": "float32", "double": "float64"}.get(str(kind), str(kind))
+
+
+if __name__ == "__main__":
+    print(page(), end="")
