@@ -93,12 +93,14 @@ class SteeringJob:
         self._moment_DD: np.ndarray | None = None
 
     def settings(self) -> dict[str, Any]:
-        """The settings that change results; those of the prompts only where these are run."""
-        settings = asdict(self.spec)
+        """The settings that change results; those of the prompts only where these are run, words by their tokens."""
+        words = [(category.name, category.token_ids.tolist()) for category in self._categories]
+        settings = {**asdict(self.spec), "category_tokens_sha256": hashlib.sha256(repr(words).encode()).hexdigest()}
         if self._prompts is None:
             del settings["prompts"], settings["length"]
         else:
             settings["length"] = self._prompts.tokens_PT.shape[1] - 1
+            settings["prompts_sha256"] = hashlib.sha256(self._prompts.tokens_PT.tobytes()).hexdigest()
         return settings
 
     def plan(self) -> list[Shard]:
@@ -152,7 +154,7 @@ class SteeringJob:
                 yield shard, (folder, digest, shared)
             return
         if which == _PROMPTS:
-            yield from self._prompt_tasks(stage, folder, executor, threads)
+            yield from self._prompt_tasks(stage, folder, digest, executor, threads)
             return
         kin_ids_VN = committed_kin(run, self._kin_shards, digest, len(states_VD))
         unsteered = None if which == _UNSTEERED else self._unsteered(run, digest, threads)
@@ -180,14 +182,13 @@ class SteeringJob:
                 yield shard, (folder, digest, states_VD[ids], ids, conditions)
 
     def _prompt_tasks(
-        self, stage: Sequence[Shard], folder: Path, executor: Executor, threads: int
+        self, stage: Sequence[Shard], folder: Path, digest: str, executor: Executor, threads: int
     ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
         """The points inside the model, where scores are attention scores whatever the tables' form."""
         weights = executor.put(self.model.weights())
         steerable = self._steerable_head(threads, head_weights(self.model.checkpoint, self._head))
         for shard in stage:
             steered = steerable.at(self._points[shard.bounds["in_model"]])
-            digest = self.model.identity["weights_sha256"]
             yield shard, (folder, digest, weights, steered.weights, self._prompts)
 
     def _states(self, threads: int) -> np.ndarray:
@@ -222,7 +223,7 @@ class SteeringJob:
     def _conditions(self, steerable: SteerableHead) -> list[tuple[str, float | None, HeadWeights]]:
         """The heat maps: unsteered, symmetric part, skew part, and every alpha."""
         steered = [
-            (f"alpha={alpha:g}", alpha, steerable.at(Point(method="eigen", alpha=alpha)).weights)
+            (f"alpha={alpha:.15g}", alpha, steerable.at(Point(method="eigen", alpha=alpha)).weights)
             for alpha in self.spec.alphas
         ]
         return [

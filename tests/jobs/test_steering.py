@@ -97,10 +97,11 @@ def test_the_random_control_is_damage_without_direction(planted: Run) -> None:
     assert np.mean(lost) < eigen[-1.0]["category_precision_at_k"] - 0.3
 
 
-@pytest.mark.parametrize("form", ["attention", "bilinear"])
-def test_alpha_1_is_the_unsteered_run_bit_for_bit(planted_tiny: Path, tmp_path: Path, form: str) -> None:
-    run = steer(planted_tiny, tmp_path, methods=("eigen",), alphas=(1.0,), draws=0, scores=form).run
-    job = FullVocabJob(FullVocab(top_k=10, scores=form), Model.open("test", planted_tiny))
+@pytest.mark.parametrize(("form", "states"), [("attention", "mlp"), ("bilinear", "mlp"), ("attention", "bos")])
+def test_alpha_1_is_the_unsteered_run_bit_for_bit(planted_tiny: Path, tmp_path: Path, form: str, states: str) -> None:
+    asked = {"scores": form, "states": states}
+    run = steer(planted_tiny, tmp_path, methods=("eigen",), alphas=(1.0,), draws=0, **asked).run
+    job = FullVocabJob(FullVocab(top_k=10, **asked), Model.open("test", planted_tiny))
     plain = submit(job, out=tmp_path, executor=InProcessExecutor(), gpus=0).run
     for name in ("topk", "self"):
         expected = ds.dataset(plain.folder / name, partitioning=None).to_table().sort_by("token_id")
@@ -380,8 +381,8 @@ def test_the_command_prints_one_row_a_point_and_reads_a_group(
         assert label in printed
     (run,) = (tmp_path / "runs").iterdir()
     assert pq.read_table(run / "heatmap.parquet").num_rows == 5 * 4
-    small = [*command[:2], str(random_model), *command[3:], "--methods", "singular", "--scale", "0"]
-    assert submit_command(small[:6] + small[12:]) == 0
+    small = ["steering", "--model", str(random_model), "--in-process", "--out", str(tmp_path / "small")]
+    assert submit_command([*small, "--methods", "singular", "--scale", "0"]) == 0
     printed = capsys.readouterr().out
     assert "singular r 4 s 0" in printed  # of the default ranks, those that a head of 8 has
     assert "singular r 16 s 0" not in printed
