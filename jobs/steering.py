@@ -127,12 +127,15 @@ class SteeringJob:
         clock.lap("token states")
 
     def scores_in(self, shard: Shard) -> int:
-        """Scores that a shard computes; a cosine counts as many as its width is to a head's."""
+        """Scores that a shard computes; a cosine, and a token's forward pass, count by their products to a score's."""
         shape = self.model.checkpoint.architecture
         if "point" in shard.bounds:
             return shape.vocab_size**2
         if "part" in shard.bounds:
             return (shard.bounds["stop"] - shard.bounds["start"]) * shape.vocab_size * shape.d_model // shape.d_head
+        if "in_model" in shard.bounds and self._prompts is not None:
+            products = 12 * shape.n_layers * shape.d_model**2 + shape.vocab_size * shape.d_model
+            return self._prompts.tokens_PT.size * products // shape.d_head
         return 0
 
     def stages(self, missing: Sequence[Shard]) -> list[list[Shard]]:
