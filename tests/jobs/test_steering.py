@@ -61,7 +61,7 @@ def tokens_at(run: Run, point: int) -> Any:
 
 @pytest.fixture(scope="module")
 def planted(planted_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return steer(planted_tiny, tmp_path_factory.mktemp("planted"), methods=("eigen",), draws=4).run
+    return steer(planted_tiny, tmp_path_factory.mktemp("planted"), methods=("eigen",), draws=2, sample=64).run
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +88,8 @@ def test_the_random_control_is_damage_without_direction(planted: Run) -> None:
     eigen = {row["alpha"]: row for row in rows if row["method"] == "eigen"}
     for alpha in (0.5, 0.25, 0.0):
         drawn = [row for row in rows if row["method"] == "control" and row["alpha"] == alpha]
-        assert len(drawn) == 4
-        assert [row["dose"] for row in drawn] == pytest.approx([eigen[alpha]["dose"]] * 4)
+        assert len(drawn) == 2
+        assert [row["dose"] for row in drawn] == pytest.approx([eigen[alpha]["dose"]] * 2)
         # 16 eigenvalues are all the head has here, so a control hits much of what matters.
         moved = unsteered["self_rank_mean"] - np.mean([row["self_rank_mean"] for row in drawn])
         assert moved < 0.25 * (unsteered["self_rank_mean"] - eigen[alpha]["self_rank_mean"])
@@ -209,7 +209,7 @@ def test_tables_follow_their_schemas(small_grid: Run, planted: Run) -> None:
         assert pq.read_schema(small_grid.folder / f"{name}.parquet").equals(schema, check_metadata=True)
     assert store.faults(small_grid) == []
     spec = json.loads((planted.folder / "manifest.json").read_text())["spec"]
-    assert (spec["seed"], spec["sample"], spec["draws"]) == (0, 256, 4)
+    assert (spec["seed"], spec["sample"], spec["draws"]) == (0, 64, 2)
 
 
 def test_heat_maps_of_a_group(planted: Run, planted_tiny: Path, reference_scores: Callable[..., np.ndarray]) -> None:
