@@ -7,16 +7,35 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from outputs import schemas, schemas_heads
+from outputs import schemas, schemas_heads, schemas_similarity, schemas_steering
 
 TABLES = (
-    ("full-vocab", "tokens.parquet", "every token", schemas.TOKENS),
-    ("full-vocab, head-scan", "topk/layer=L/head=N/part-*.parquet", "one row a query token", schemas.topk(10)),
-    ("full-vocab, head-scan", "self/layer=L/head=N/part-*.parquet", "one row a token", schemas.SELF_WITH_KIN),
-    ("head-scan", "kin/layer=L/part-*.parquet", "one row a token", schemas.kin(16)),
+    ("every job", "tokens.parquet", "every token", schemas.TOKENS),
+    (
+        "full-vocab, head-scan, steering",
+        "topk/layer=L/head=N/part-*.parquet",
+        "one row a query token",
+        schemas.topk(10),
+    ),
+    ("full-vocab, head-scan, steering", "self/layer=L/head=N/part-*.parquet", "one row a token", schemas.SELF_WITH_KIN),
+    ("head-scan, steering", "kin/layer=L/part-*.parquet", "one row a token", schemas.kin(16)),
     ("head-scan", "heads.parquet", "one row a head", schemas_heads.HEADS),
     ("head-scan", "spectrum.parquet", "2H rows a head", schemas_heads.SPECTRUM),
     ("head-scan", "prompts/part-*.parquet", "one row for each prompt and head", schemas_heads.PROMPTS),
+    ("steering", "steering.parquet", "one row a point of the grid", schemas_steering.STEERING),
+    ("steering", "steered/point=P/part-*.parquet", "one row a token at each point", schemas_steering.STEERED),
+    ("steering", "samples.parquet", "one row for each token of a sample", schemas_steering.SAMPLES),
+    ("steering", "heatmap.parquet", "one row for each condition and pair", schemas_steering.HEATMAP),
+    ("steering --in-model", "in_model.parquet", "one row a point of the grid", schemas_steering.IN_MODEL),
+    (
+        "steering --in-model",
+        "in_model/point=P/part-*.parquet",
+        "one row a prompt at each point",
+        schemas_steering.IN_MODEL_PROMPTS,
+    ),
+    ("similarity", "similarity.parquet", "one row a bin of cosine similarity", schemas_similarity.SIMILARITY),
+    ("similarity", "histogram/part-*.parquet", "one row for each cell with pairs", schemas_similarity.HISTOGRAM),
+    ("similarity --frequencies", "subset.parquet", "one row a token", schemas_similarity.SUBSET),
 )
 
 HEAD = """# Tables
