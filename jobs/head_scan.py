@@ -16,20 +16,18 @@ import numpy as np
 
 from cluster.executor import Executor, Grant
 from jobs.clock import Clock
-from jobs.full_vocab import ROWS_PER_SHARD
 from jobs.head_prompts import CATEGORY_PROMPTS, HeadPrompts, run_prompts, run_sequences
+from jobs.kin import committed_kin, find_kin, kin_shards
 from jobs.model import Model
-from jobs.prepared import prepared_keys
 from jobs.settings import require_prompts, require_scoring, require_top_k_fits
-from jobs.tables import heads_table, kin_table, row_z, self_table, spectrum_table, tokens_table, topk_table
+from jobs.tables import heads_table, row_z, self_table, spectrum_table, tokens_table, topk_table
 from outputs.journal import Receipt
-from outputs.part import Part, layer_partition, partition, write_part
-from outputs.reader import read_parts
+from outputs.part import Part, partition, write_part
 from outputs.run import Run
 from outputs.shard import Shard
 from pipeline.forward import forget_models
 from pipeline.head import Head
-from pipeline.kin import kin_scores, nearest, unit_states
+from pipeline.kin import kin_scores, unit_states
 from pipeline.labels import label
 from pipeline.projection import HeadWeights, bilinear_factors, head_inputs, head_weights
 from pipeline.scoring import PreparedKeys, score_rows
@@ -158,15 +156,14 @@ class HeadScanJob:
 
     def plan(self) -> list[Shard]:
         """The prompts; then for each layer the kin of fixed ranges of tokens, and one shard a head."""
-        vocab_size = self.model.checkpoint.architecture.vocab_size
-        with_kin = vocab_size if vocab_size > 1 else 0  # a token on its own has no look-alikes
         shards = self.prompts.shards()
         for layer, heads in groupby(self._heads, key=lambda head: head.layer):
-            for part, start in enumerate(range(0, with_kin, ROWS_PER_SHARD)):
-                bounds = {"layer": layer, "part": part, "start": start, "stop": min(start + ROWS_PER_SHARD, vocab_size)}
-                shards.append(Shard(f"L{layer}-kin-{start:06d}", f"L{layer}", bounds))
+            shards += self._kin_shards(layer)
             shards += [Shard(str(head), f"L{layer}", {"layer": layer, "head": head.index}) for head in heads]
         return shards
+
+    def _kin_shards(self, layer: int) -> list[Shard]:
+        return kin_shards(layer, self.model.checkpoint.architecture.vocab_size, f"L{layer}")
 
     def covers(self, shards: Sequence[Shard]) -> bool:
         """Whether shards are the plan, which only the vocabulary and the heads decide."""
@@ -237,7 +234,7 @@ class HeadScanJob:
         layer = shards[0].bounds["layer"]
         states_VD = self._states_of(layer, threads)
         digest = hashlib.sha256(states_VD.data).hexdigest()
-        kin_ids_VN = self._kin_of(layer, digest, run)
+        kin_ids_VN = committed_kin(run, self._kin_shards(layer), digest, len(states_VD))
         if kin_ids_VN is None:
             return
         normalised_VD = normalise(states_VD, self.model.checkpoint.architecture.layer_norm_eps, threads=threads)
@@ -258,18 +255,6 @@ class HeadScanJob:
 
     def _begin_states(self, threads: int) -> TokenStates:
         return self.model.token_states(self.spec.states, layer=self._heads[-1].layer, threads=threads)
-
-    def _kin_of(self, layer: int, digest: str, run: Run) -> np.ndarray | None:
-        """The committed kin of a layer, int32 [V, N]; None unless all of it was found from these states."""
-        receipts = run.receipts()
-        names = [shard.name for shard in self.plan() if shard.group == f"L{layer}" and "head" not in shard.bounds]
-        if any(name not in receipts or receipts[name].inputs != digest for name in names):
-            return None
-        if not names:
-            return np.empty((len(self.model.vocabulary.spellings), 0), np.int32)
-        table = read_parts(run, [part for name in names for part in receipts[name].parts])
-        kin = table["kin_ids"].combine_chunks()
-        return np.asarray(kin.flatten()).reshape(len(kin), kin.type.list_size)
 
     @staticmethod
     def run_shard(grant: Grant, shard: Shard, *arguments: Any) -> Receipt:
@@ -318,11 +303,7 @@ def _work_of(shard: Shard) -> Callable[..., _Work]:
 
 def _find_kin(grant: Grant, shard: Shard, folder: Path, digest: str, unit_VD: np.ndarray) -> _Work:
     forget_models()  # the prompts come first
-    bounds = shard.bounds
-    rows = slice(bounds["start"], bounds["stop"])
-    ids_RN, cosines_RN = nearest(prepared_keys(f"kin {digest}", unit_VD, _device(grant)), rows, threads=grant.cpus)
-    table = kin_table(np.arange(rows.start, rows.stop, dtype=np.int32), ids_RN, cosines_RN)
-    return digest, (write_part(folder, layer_partition("kin", bounds["layer"], bounds["part"]), table),), {}
+    return digest, (find_kin(grant, shard, folder, digest, unit_VD),), {}
 
 
 def _scan_head(
