@@ -201,16 +201,16 @@ def test_damaged_kin_are_found_again_and_heads_kept(random_model: Path, random_s
 def test_heads_whose_kin_failed_are_listed_and_the_other_layers_finished(
     random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jobs import head_scan
+    from jobs import kin
 
-    write_part = head_scan.write_part
+    write_part = kin.write_part
 
     def full(folder: Path, path: str, table: pa.Table) -> Any:
         if path.startswith("kin/layer=1/"):
             raise OSError(28, "No space left on device")
         return write_part(folder, path, table)
 
-    monkeypatch.setattr(head_scan, "write_part", full)
+    monkeypatch.setattr(kin, "write_part", full)
     result = scan(random_model, tmp_path)
     assert set(result.failures) == {"L1-kin-000000", *(f"L1H{head}" for head in range(8))}
     assert result.computed == 23
