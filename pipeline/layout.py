@@ -1,6 +1,6 @@
 """A map of a graph: two coordinates for each vertex.
 
-Shapes: N vertices.
+Shapes: N vertices, E edges.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ def map_layout(graph: Graph, community_N: Int32Array, *, seed: int) -> Float32Ar
 
     The algorithm of Fruchterman and Reingold, as igraph has it, starts from a disc for each community: the largest in
     the middle, the isolated vertices on the rim, and in each disc the vertices of the highest degree in the middle.
-    Vertices then move at most a few places, so that linked ones come together and the communities stay apart.
+    Vertices then move a few places, so that linked ones come together and the communities stay apart. Attraction grows
+    with the square of the distance, and a key that half of the vocabulary attends to would pull the whole map onto one
+    spot: each edge's weight is therefore divided by the square of its length at the start and by the geometric mean of
+    its ends' degrees.
 
     Args:
         graph: the graph.
@@ -47,7 +50,7 @@ def map_layout(graph: Graph, community_N: Int32Array, *, seed: int) -> Float32Ar
     igraph.set_random_number_generator(random.Random(seed))
     try:
         placed = graph.to_igraph().layout_fruchterman_reingold(
-            weights=graph.weight_E.astype(np.float64).tolist(),
+            weights=_pull(graph, start_N2).tolist(),
             seed=start_N2.tolist(),
             niter=_ITERATIONS,
             start_temp=_STEP,
@@ -55,6 +58,16 @@ def map_layout(graph: Graph, community_N: Int32Array, *, seed: int) -> Float32Ar
     finally:
         igraph.set_random_number_generator(random)
     return np.array(placed.coords, dtype=np.float32).reshape(-1, 2)
+
+
+def _pull(graph: Graph, start_N2: Float64Array) -> Float64Array:
+    """Weight of each edge on the map, [E]: as it is for an edge of unit length between two vertices of usual degree."""
+    length2_E = ((start_N2[graph.source_E] - start_N2[graph.target_E]) ** 2).sum(axis=1)
+    degree_N = graph.degree_N.astype(np.float64)
+    degree_E = np.sqrt(degree_N[graph.source_E] * degree_N[graph.target_E])
+    usual = len(graph.source_E) / len(degree_N)
+    pull_E: Float64Array = graph.weight_E * usual / degree_E / np.maximum(1.0, length2_E)
+    return pull_E
 
 
 def _discs(degree_N: Int32Array, community_N: Int32Array) -> Float64Array:

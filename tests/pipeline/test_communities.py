@@ -168,6 +168,18 @@ def test_the_map_keeps_communities_together_and_isolated_vertices_outside() -> N
     assert np.median(radius_N[600:]) > np.quantile(radius_N[linked], 0.9)
 
 
+def test_a_hub_does_not_pull_the_map_onto_itself() -> None:
+    plain = cliques(20, 30)
+    pairs = zip(plain.source_E.tolist(), plain.target_E.tolist(), strict=True)
+    edges = dict(zip(pairs, plain.weight_E.tolist(), strict=True)) | {(vertex, 600): 0.5 for vertex in range(600)}
+    graph = graph_of(edges, 601)
+    community_N, _ = find_communities(graph, quality="rb", resolution=1.5, seed=0, restart=0)
+    place_N2 = map_layout(graph, community_N, seed=0)
+    apart_NN = np.linalg.norm(place_N2[:, None] - place_N2[None], axis=2)
+    np.fill_diagonal(apart_NN, np.inf)
+    assert (community_N[apart_NN.argmin(1)] == community_N)[:600].mean() > 0.95
+
+
 def test_a_map_leaves_the_global_random_state_alone() -> None:
     import random
 
