@@ -61,6 +61,7 @@ from jobs.commands.options import SessionOptions, session_options
     metavar="FILE",
     help="Write the graph to this file too, as GraphML.",
 )
+@click.option("--gpus", type=click.IntRange(0, 0), default=0, metavar="0", help="None: Leiden runs on CPUs.")
 @session_options
 def communities(
     run_name: str, neighbours: int, symmetrise: str, quality: str, resolution: float | None, restarts: int,
