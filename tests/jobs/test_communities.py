@@ -341,6 +341,9 @@ def test_the_command_prints_communities_and_exports_the_graph(
 ) -> None:
     frequencies, exported = tmp_path / "f.csv", tmp_path / "graph.graphml"
     frequencies.write_text("token,id,count\n" + "".join(f"x,{token},{token}\n" for token in range(1024)))
+    empty, foreign = tmp_path / "empty.csv", tmp_path / "foreign.csv"
+    empty.write_text("token,id,count\n")
+    foreign.write_text("token,id,count\nx,1024,1\n")
     common = ["communities", source.folder.name, "--out", str(source.folder.parent), "--in-process"]
     arguments = ["--restarts", "2", "--frequencies", str(frequencies), "--most-frequent", "800"]
     assert submit_command([*common, *arguments, "--export", str(exported)]) == 0
@@ -361,7 +364,10 @@ def test_the_command_prints_communities_and_exports_the_graph(
 
     for bad, complaint in (
         (["--export", str(tmp_path / "no" / "graph.graphml")], "--export"),
-        (["--most-frequent", "0"], "--most-frequent 0"),
+        (["--most-frequent", "5"], "--frequencies CSV"),
+        (["--most-frequent", "0", "--frequencies", str(frequencies)], "--most-frequent 0"),
+        (["--frequencies", str(empty)], "no edge"),
+        (["--frequencies", str(foreign)], "ids of run"),
         (["--frequencies", str(tmp_path / "none.csv")], "--frequencies"),
         (["--neighbours", "20"], "at most 19"),
     ):
