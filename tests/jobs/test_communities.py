@@ -17,6 +17,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import adjusted_rand_score
 
+from cluster.executor import Capacity, Grant
 from cluster.in_process import InProcessExecutor
 from jobs.cli import run as submit_command
 from jobs.communities import Communities, CommunitiesJob
@@ -182,6 +183,12 @@ def test_isolated_tokens_are_kept_and_counted(source: Run) -> None:
     assert (sizes[community_V[isolated_V]] == 1).all()
     assert (tokens["stability"].to_numpy()[isolated_V] == 1).all()
     assert {shard["measures"]["isolated_tokens"] for shard in run.manifest()["shards"]} == {int(isolated_V.sum())}
+
+
+def test_shards_of_one_thread_run_on_every_core() -> None:
+    capacity = Capacity(nodes=2, cpus=16, cpus_per_node=8, gpus=0)
+    assert Grant.divide(capacity, 0, most_cpus=1) == Grant(cpus=1, gpus=0, workers=16)
+    assert Grant.divide(capacity, 0) == Grant(cpus=4, gpus=0, workers=4)
 
 
 def test_one_restart_has_no_stability(source: Run) -> None:
