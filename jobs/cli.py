@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import click
 
+from jobs.commands.communities import communities
 from jobs.commands.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, INTERRUPTED, say
 from jobs.commands.full_vocab import full_vocab
 from jobs.commands.head_scan import head_scan
@@ -82,5 +83,5 @@ def submit() -> None:
     """Map what attention heads do over a model's whole vocabulary."""
 
 
-for command in (full_vocab, head_scan, steering, similarity, runs, status, verify, model):
+for command in (full_vocab, head_scan, steering, similarity, communities, runs, status, verify, model):
     submit.add_command(command)

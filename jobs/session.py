@@ -88,31 +88,40 @@ class Session:
     def __exit__(self, *error: Any) -> None:
         self._open.close()
 
-    def submit(self, job: Job) -> Result:
-        """Run a job through the loop."""
+    def submit(self, job: Job, *, opened: str = "opening the model", threads: int | None = None) -> Result:
+        """Run a job through the loop.
+
+        Args:
+            job: the job.
+            opened: what was done before it could be submitted, for the timings.
+            threads: threads that one of its shards keeps busy; the loop's default if None.
+        """
+        from cluster.executor import Grant
         from jobs.service import submit
 
-        self._clock.lap("opening the model")
+        self._clock.lap(opened)
         return submit(
             job,
             out=self._out,
             executor=self._executor,
             gpus=self._gpus,
+            threads=threads or Grant.MOST_CPUS,
             progress=self.progress,
             clock=self._clock,
             seed=self._seed,
             argv=sys.argv,  # noqa: TID251 - recorded in the manifest, not read
         )
 
-    def report(self, result: Result, answer: Callable[[], RenderableType], tables: Sequence[str], query: str) -> int:
+    def report(
+        self, result: Result, answer: Callable[[], RenderableType], tables: Sequence[str], query: tuple[str, str]
+    ) -> int:
         """Say how the job ended: the answer, where the data lies, how long it took, and what to try next.
 
         Args:
             result: how the job ended.
             answer: makes what a person wants to see from a finished run.
             tables: its tables.
-            query: an expression of pandas over `{self}` or `{heads}`, the quoted paths of those tables, or `{folder}`,
-                that of the run.
+            query: a table to look at, and what pandas may do with it, such as `.describe()`.
 
         Returns:
             The exit code: 0, or 1 if shards failed.
@@ -129,7 +138,7 @@ class Session:
             self._report_done(result, tables, query)
         return 0
 
-    def _report_done(self, result: Result, tables: Sequence[str], query: str) -> None:
+    def _report_done(self, result: Result, tables: Sequence[str], query: tuple[str, str]) -> None:
         folder = result.run.folder
         manifest = result.run.manifest()
         assert manifest is not None, "a result without failures is committed"
@@ -141,8 +150,8 @@ class Session:
             self._line("\nfinished before; nothing had to be computed")
         self._line(f"{size:.1f} MB in {folder}: {', '.join(tables)}")
         # JSON strings are Python strings too, and in double quotes they stand inside the shell's single ones.
-        paths = {name: json.dumps(str(folder / file)) for name, file in (("self", "self"), ("heads", "heads.parquet"))}
-        program = f"import pandas; print({query.format(**paths, folder=json.dumps(str(folder)))})"
+        table, look = query
+        program = f"import pandas; print(pandas.read_parquet({json.dumps(str(folder / table))}){look})"
         self._line(f"next: submit verify {shlex.quote(str(folder))}")
         self._line(f"      python -c {shlex.quote(program)}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import resource
 import time
@@ -54,71 +53,6 @@ class Similarity:
         require_scoring(self.states, self.scores, top_k=1)
         if not 1 <= self.bins <= _MOST_BINS:
             raise ValueError(f"--bins {self.bins} is impossible; choose from 1 to {_MOST_BINS}")
-
-
-@dataclass(frozen=True)
-class Frequencies:
-    """A list of tokens with how often each occurs.
-
-    Attributes:
-        token_ids: most frequent first, ties by lower id.
-        texts: as the list spells them.
-    """
-
-    token_ids: tuple[int, ...]
-    texts: tuple[str, ...]
-
-    @classmethod
-    def read(cls, file: Path, top: int | None, vocab_size: int) -> Frequencies:
-        """Read a CSV with the columns token, id and count.
-
-        Args:
-            file: the CSV.
-            top: how many of the most frequent to keep; None = all.
-            vocab_size: of the model.
-
-        Returns:
-            The tokens.
-
-        Raises:
-            ValueError: if the file is no such CSV, has fewer tokens, or names ids that the model does not have.
-        """
-        counted: dict[int, tuple[int, str]] = {}
-        try:
-            with file.open(newline="", encoding="utf-8-sig") as stream:
-                for row in csv.DictReader(stream):
-                    counted[int(row["id"])] = int(row["count"]), row["token"] or ""
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise ValueError(f"--frequencies {file} cannot be read ({reason}); give a CSV") from error
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"--frequencies {file} is no list of frequencies ({error!r}); give a CSV with columns token,id,count"
-            ) from error
-        order = sorted(counted, key=lambda token: (-counted[token][0], token))
-        if top is not None and not 1 <= top <= len(order):
-            raise ValueError(f"--top {top} is impossible; {file} has {len(order)} tokens, choose from 1 to that")
-        kept = order[:top]
-        if not kept:
-            raise ValueError(f"--frequencies {file} names no token; give a CSV with columns token,id,count")
-        outside = [token for token in kept if not 0 <= token < vocab_size]
-        if outside:
-            raise ValueError(
-                f"--frequencies {file} names token id {outside[0]}, and the model has {vocab_size} tokens; "
-                "use frequencies counted with the model's own tokenizer"
-            )
-        return cls(tuple(kept), tuple(counted[token][1] for token in kept))
-
-    def mismatch(self, model: Model) -> str | None:
-        """A line about texts that are not the model's, where most are not; None otherwise."""
-        texts = [model.vocabulary.text(token) for token in self.token_ids]
-        wrong = sum(mine != theirs for mine, theirs in zip(texts, self.texts, strict=True))
-        if not model.vocabulary.has_tokenizer or wrong * 2 <= len(texts):
-            return None
-        return (
-            f"{wrong} of {len(texts)} texts in --frequencies differ from the model's tokens of the same id; "
-            "the ids are used, though another tokenizer may have been counted"
-        )
 
 
 class SimilarityJob:

@@ -126,7 +126,7 @@ def tokens_table(model: Model) -> pa.Table:
     size = len(vocabulary.spellings)
     columns = [
         pa.array(np.arange(size, dtype=np.int32)),
-        pa.array([vocabulary.text(token_id) for token_id in range(size)]),
+        pa.array(vocabulary.texts()),
         pa.array(vocabulary.spellings, pa.binary()),
         pa.array(vocabulary.special),
     ]

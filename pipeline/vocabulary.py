@@ -65,6 +65,10 @@ class Vocabulary:
         spelling = self.spellings[token_id]
         return f"[{token_id}]" if spelling is None else printable(spelling)
 
+    def texts(self) -> list[str]:
+        """The text of every token, by its id."""
+        return [self.text(token_id) for token_id in range(len(self.spellings))]
+
     def find(self, text: str) -> int | None:
         """The id of the ordinary token with exactly this text, if there is one."""
         return self._ids.get(text.encode())

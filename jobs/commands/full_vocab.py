@@ -22,5 +22,5 @@ def full_vocab(head: str, top_k: int, states: str, scores: str, shards: int | No
         opened = options.open_model(session)
         result = session.submit(FullVocabJob(spec, opened, shards=shards))
     tables = ["topk/**/*.parquet", "self/**/*.parquet", "tokens.parquet"]
-    query = 'pandas.read_parquet({self}).nlargest(10, "self_gap")'
+    query = "self", '.nlargest(10, "self_gap")'
     return session.report(result, lambda: top_attended(result.run, opened), tables, query)

@@ -51,5 +51,5 @@ def head_scan(
             session.progress.say(dropped_words(job.prompts.categories))
         result = session.submit(job)
     tables = ["heads.parquet", "spectrum.parquet", "topk/**/*.parquet", "self/**/*.parquet"]
-    query = 'pandas.read_parquet({heads}).nlargest(10, "suppression_index_mean")'
+    query = "heads.parquet", '.nlargest(10, "suppression_index_mean")'
     return session.report(result, lambda: most_suppressing(result.run), tables, query)

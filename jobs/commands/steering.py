@@ -65,7 +65,7 @@ def steering(options: RunOptions, **given: Any) -> int:
         result = session.submit(SteeringJob(spec, opened))
     in_model = ["in_model.parquet"] if spec.in_model else []
     tables = ["steering.parquet", *in_model, "heatmap.parquet", "steered/**/*.parquet", "samples.parquet"]
-    query = 'pandas.read_parquet({folder} + "/steering.parquet").T'
+    query = "steering.parquet", ".T"
     return session.report(result, lambda: dose_response(result.run), tables, query)
 
 

@@ -16,7 +16,7 @@ from jobs import similarity as similarity_job
 from jobs.cli import run as submit_command
 from jobs.model import Model
 from jobs.service import Result, submit
-from jobs.similarity import Frequencies, Similarity, SimilarityJob
+from jobs.similarity import Similarity, SimilarityJob
 from outputs import schemas_similarity, store
 from outputs.run import Run
 from pipeline.states import TokenStates
@@ -134,45 +134,10 @@ def test_a_stopped_run_ends_with_the_same_files(random_model: Path, whole: Run, 
     assert hashes(result.run) == hashes(whole)
 
 
-def test_frequencies_are_ordered_by_count_then_id(tmp_path: Path) -> None:
-    file = tmp_path / "frequencies.csv"
-    file.write_text('token,id,count\n the,7,5\n" ,",3,9\nx,5,5\ny,1,1\n')
-    assert Frequencies.read(file, None, 10).token_ids == (3, 5, 7, 1)
-    assert Frequencies.read(file, 2, 10) == Frequencies((3, 5), (" ,", "x"))
-    assert Frequencies.read(file, 2, 6).token_ids == (3, 5)  # ids that are not taken need not exist
-
-
-@pytest.mark.parametrize(
-    ("content", "arguments", "named"),
-    [
-        ("token,id,count\na,3,1\n", ["--top", "2"], ["--top 2", "1 tokens"]),
-        ("token,id,count\na,3,1\n", ["--top", "0"], ["--top 0", "1 to that"]),
-        ("token,id,count\n", [], ["names no token", "token,id,count"]),
-        ("token,count\na,1\n", [], ["columns token,id,count"]),
-        ("token,id,count\na,x,1\n", [], ["columns token,id,count"]),
-        ("token,id,count\na,3\n", [], ["columns token,id,count"]),
-        ("token,id,count\na,211,1\n", [], ["token id 211", "211 tokens"]),
-        (None, [], ["cannot be read"]),
-    ],
-)
-def test_bad_frequencies_are_one_line(
-    random_model: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    content: str | None,
-    arguments: list[str],
-    named: list[str],
-) -> None:
-    file = tmp_path / "frequencies.csv"
-    if content is not None:
-        file.write_text(content)
-    refused(random_model, tmp_path, capsys, ["--frequencies", str(file), *arguments], named)
-
-
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--top", "5"], ["--top 5", "--frequencies"]),
+        (["--most-frequent", "5"], ["--most-frequent 5", "--frequencies"]),
         (["--bins", "0"], ["--bins 0", "1 to 2000"]),
         (["--head", "L9H0"], ["L9H0", "L0H0 to L2H7"]),
         (["--states", "none"], ["--states", "mlp"]),
@@ -204,7 +169,7 @@ def test_the_command_prints_the_curve_and_warns_of_foreign_frequencies(
     file = tmp_path / "frequencies.csv"
     file.write_text("token,id,count\n" + "".join(f"nonsense,{token},{token + 1}\n" for token in range(1000)))
     command = ["similarity", "--model", str(planted_tiny), "--in-process", "--out", str(tmp_path / "runs")]
-    assert submit_command([*command, "--frequencies", str(file), "--top", "800", "--bins", "100"]) == 0
+    assert submit_command([*command, "--frequencies", str(file), "--most-frequent", "800", "--bins", "100"]) == 0
     printed = capsys.readouterr()
     assert "800 of 800 texts" in printed.err
     lines = printed.out.splitlines()
