@@ -15,6 +15,7 @@ from jobs.commands.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, INTERRUPTED,
 from jobs.commands.full_vocab import full_vocab
 from jobs.commands.head_scan import head_scan
 from jobs.commands.planted import model
+from jobs.commands.report import report
 from jobs.commands.store import runs, status, verify
 
 
@@ -80,5 +81,5 @@ def submit() -> None:
     """Map what attention heads do over a model's whole vocabulary."""
 
 
-for command in (full_vocab, head_scan, runs, status, verify, model):
+for command in (full_vocab, head_scan, report, runs, status, verify, model):
     submit.add_command(command)
