@@ -7,7 +7,9 @@ import click
 
 @click.command("report")
 @click.argument("run_names", metavar="RUN...", nargs=-1, required=True)
-@click.option("--out", default="report.html", show_default=True, metavar="FILE", help="The file to write.")
+@click.option(
+    "--out", default="report.html", show_default=True, metavar="FILE", help="The file, or the folder for report.html."
+)
 @click.option("--runs", default="runs", show_default=True, metavar="DIR", help="Folder of all runs.")
 @click.option(
     "--neighbours",
@@ -25,6 +27,8 @@ def report(run_names: tuple[str, ...], out: str, runs: str, neighbours: int) -> 
     from outputs.report import page
 
     file = local_folder(out)
+    if file.is_dir():
+        file /= "report.html"
     page.require_replaceable(file)
     chosen = [store.find(local_folder(runs), name) for name in run_names]
     built = Report.of(chosen, neighbours=neighbours)
