@@ -5,7 +5,7 @@ const COMPONENT_ORDER = ["none", "embed", "pos_embed", "attn", "mlp", "mlp_resid
 // A matrix on a canvas. One cell is under the cursor, by pointer or arrow keys, and read out below.
 function matrixView({ title, rowNames, columnNames, values, scale, describe, cell = null, labels = true, readline = null }) {
   const left = labels ? 110 : 0, top = labels ? 58 : 0;
-  const size = cell || clamp(Math.floor(1000 / columnNames.length), 6, 26), high = cell || clamp(Math.floor(900 / rowNames.length), 6, 20);
+  const size = cell || clamp(Math.floor(1070 / columnNames.length), 5, 26), high = cell || clamp(Math.floor(1000 / rowNames.length), 5, 18);
   const width = left + size * columnNames.length + 2, height = top + high * rowNames.length + 2;
   const canvas = el("canvas", { tabindex: 0, role: "img", "aria-label": `${title}: ${rowNames.length} rows, ${columnNames.length} columns. Arrow keys read the cells.` });
   const line = readline || el("p", { class: "readline", "aria-live": "polite" });
@@ -17,7 +17,8 @@ function matrixView({ title, rowNames, columnNames, values, scale, describe, cel
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     const gap = Math.min(size, high) > 8 ? 1 : 0;
     values.forEach((row, y) => row.forEach((value, x) => {
-      context.fillStyle = isNumber(value) ? scale.of(value) : variable("--faint");
+      if (!isNumber(value)) return;
+      context.fillStyle = scale.of(value);
       context.fillRect(left + x * size, top + y * high, size - gap, high - gap);
     }));
     context.fillStyle = variable("--soft");

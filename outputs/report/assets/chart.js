@@ -4,7 +4,6 @@ const DASHES = ["", "7 4", "2 3", "9 3 2 3", "5 2", "1 4"];
 const MARKERS = ["circle", "square", "diamond", "up", "down", "cross"];
 
 function niceTicks(low, high, count) {
-  if (low === high) { low -= .5; high += .5; }
   const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 2.5, 5, 10].map((base) => base * power).find((size) => size >= rough);
   const ticks = [];
@@ -19,6 +18,8 @@ const logTicks = (low, high) => {
 };
 const tickText = (value) => {
   const size = Math.abs(value);
+  if (size >= 1e9) return `${+(value / 1e9).toPrecision(3)}G`.replace("-", MINUS);
+  if (size >= 1e6) return `${+(value / 1e6).toPrecision(3)}M`.replace("-", MINUS);
   if (size >= 1e4) return `${+(value / 1e3).toPrecision(3)}k`.replace("-", MINUS);
   return String(+value.toPrecision(3)).replace("-", MINUS);
 };
@@ -45,14 +46,16 @@ function keysOf(names) {
 }
 
 // A chart. series: [{name, kind: place in the palette, points: [[x, y]], band: [[x, low, high]]}]; a point may carry a note.
-function lineChart({ title, unit, xName, series, yLog = false, yZero = false, yRange = null, xRange = null, format = figure, rule = null, height = 230 }) {
-  const width = 400, left = 46, right = 10, top = 8, bottom = 38;
+function lineChart({ title, unit, xName, series, yLog = false, yZero = false, yRange = null, xRange = null, format = figure, rule = null, width = 400, height = 230 }) {
+  const left = 46, right = 10, top = 8, bottom = 38;
   const points = series.flatMap((one) => one.points.filter(([x, y]) => isNumber(x) && isNumber(y) && (!yLog || y > 0)));
   const heading = el("h3", null, title, unit ? el("small", null, unit) : null);
   if (!points.length) return el("figure", { class: "chart" }, heading, el("p", { class: "empty" }, "No values in this run."));
   const bands = series.flatMap((one) => (one.band || []).flatMap(([, low, high]) => [low, high])).filter(isNumber);
-  const [xLow, xHigh] = xRange || extent(points.map(([x]) => x));
+  let [xLow, xHigh] = xRange || extent(points.map(([x]) => x));
+  if (xLow === xHigh) { xLow -= .5; xHigh += .5; }
   let [yLow, yHigh] = yRange || extent([...points.map(([, y]) => y), ...bands, ...(yZero ? [0] : []), ...(rule === null ? [] : [rule])]);
+  if (yLow === yHigh && !yLog) [yLow, yHigh] = yLow === 0 && yZero ? [0, 1] : [yLow - .5, yHigh + .5];
   const yTicks = yLog ? logTicks(yLow, yHigh) : niceTicks(yLow, yHigh, 4);
   if (yLog) { if (yTicks.length < 2) { yLow = 10 ** Math.floor(Math.log10(yLow)); yHigh = 10 ** Math.ceil(Math.log10(yHigh) + 1e-9); if (yLow === yHigh) yHigh *= 10; yTicks.splice(0, yTicks.length, ...logTicks(yLow, yHigh)); } }
   else if (!yRange) { const pad = (yHigh - yLow || 1) * .06; yHigh += pad; if (!(yZero && yLow === 0)) yLow -= pad; }
@@ -76,7 +79,7 @@ function lineChart({ title, unit, xName, series, yLog = false, yZero = false, yR
       const upper = one.band.map(([x, , high]) => `${px(x)} ${py(high)}`), lower = one.band.map(([x, low]) => `${px(x)} ${py(low)}`).reverse();
       plot.append(svg("path", { class: "band", d: `M${[...upper, ...lower].join("L")}Z`, fill: one.look.colour }));
     }
-    if (one.points.length > 1) plot.append(svg("path", { class: "line", d: `M${one.points.map(([x, y]) => `${px(x)} ${py(y)}`).join("L")}`, stroke: one.look.colour, "stroke-dasharray": one.look.dash || null }));
+    if (one.points.length > 1) plot.append(svg("path", { class: "line", d: `M${one.points.map(([x, y]) => `${px(x)} ${py(y)}`).join("L")}`, stroke: one.look.colour, "stroke-dasharray": shown.length > 1 ? one.look.dash || null : null }));
     if (one.points.length <= 40) for (const [x, y] of one.points) plot.append(marker(one.look.marker, px(x), py(y), one.look.colour));
   }
   const readline = el("p", { class: "readline", "aria-live": "polite" });

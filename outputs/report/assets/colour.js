@@ -12,6 +12,7 @@ const variable = (name) => getComputedStyle(document.documentElement).getPropert
 const mix = (from, to, share) => from.map((value, place) => Math.round(value + (to[place] - value) * share));
 const css = (rgb) => `rgb(${rgb[0]} ${rgb[1]} ${rgb[2]})`;
 const hexToRgb = (hex) => [1, 3, 5].map((place) => parseInt(hex.slice(place, place + 2), 16));
+const rgbOf = (colour) => colour.startsWith("#") ? hexToRgb(colour) : colour.match(/[\d.]+/g).map(Number);
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
 function cividis(share) {

@@ -9,7 +9,6 @@ class TokenMap {
     this.index = new CellIndex(data.x, data.y);
     // A few points far out must not shrink all others to a dot; they are found by zooming out.
     this.bounds = [...inner(data.x), ...inner(data.y)];
-    this.byDegree = Uint32Array.from(data.x.keys()).sort((a, b) => data.degree[b] - data.degree[a] || a - b);
     this.hovered = null; this.selected = null; this.linked = []; this.keyboard = false;
     this.under = el("canvas", { "aria-hidden": "true" });
     this.over = el("canvas", { class: "over", tabindex: 0, role: "application",
@@ -78,11 +77,10 @@ class TokenMap {
     if (!this.width || !this.buckets) return;
     this.dirty = false;
     const context = this.under.getContext("2d"), zoom = this.scale / this.least;
-    context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
-    context.clearRect(0, 0, this.width, this.height);
     const crowd = this.data.x.length > 8000 ? 1.7 : this.data.x.length > 1500 ? 2.6 : 4;
     this.size = clamp(crowd * Math.sqrt(zoom), 1.5, 11);
-    this.buckets.draw(context, this.colours(), { scale: this.scale, dx: this.dx, dy: this.dy, width: this.width, height: this.height, size: this.size });
+    const { ratio } = this;
+    this.buckets.draw(context, this.colours(), { scale: this.scale * ratio, dx: this.dx * ratio, dy: this.dy * ratio, width: this.under.width, height: this.under.height, size: this.size * ratio, round: this.size > 5 });
     this.drawOver();
   }
 
@@ -92,7 +90,7 @@ class TokenMap {
     context.clearRect(0, 0, this.width, this.height);
     context.direction = "ltr";
     context.lineJoin = "round";
-    const ink = variable("--mark"), look = { ink, halo: variable("--halo"), soft: variable("--soft") };
+    const ink = variable("--mark"), look = { ink, halo: variable("--halo"), font: `12px ${variable("--sans")}` };
     const taken = [];
     if (this.selected !== null) this.drawLinks(context, look, taken);
     this.drawNames(context, look, taken);
@@ -115,7 +113,7 @@ class TokenMap {
     context.globalAlpha = 1;
     for (const point of this.linked) this.ring(context, point, Math.max(4, this.size / 2 + 1.5), look.ink, 1.25);
     this.ring(context, this.selected, Math.max(7, this.size / 2 + 3), look.ink, 2.5);
-    this.text(context, this.label(this.selected), sx, sy - 15, look.ink, look, taken, 600, true);
+    this.text(context, this.label(this.selected), sx, sy - 15, look, taken, 600, true);
   }
 
   ring(context, point, radius, colour, width) {
@@ -126,30 +124,29 @@ class TokenMap {
 
   // Names of communities from afar, of tokens from near; the larger and the better linked first, none over another.
   drawNames(context, look, taken) {
-    const visible = [];
-    this.index.within(-this.dx / this.scale, -this.dy / this.scale, (this.width - this.dx) / this.scale, (this.height - this.dy) / this.scale, (point) => visible.push(point));
-    if (this.scale > this.least * 3 && visible.length <= 700) {
-      const shown = new Set(visible);
-      let left = 140;
-      for (const point of this.byDegree) {
-        if (!shown.has(point)) continue;
-        const [px, py] = this.pixel(point);
-        this.text(context, this.label(point), px, py - 9, look.ink, look, taken, 400);
-        if (!--left) break;
+    if (this.scale > this.least * 3) {
+      const visible = [], edge = (px, shift) => (px - shift) / this.scale;
+      this.index.within(edge(0, this.dx), edge(0, this.dy), edge(this.width, this.dx), edge(this.height, this.dy), (point) => visible.push(point));
+      if (visible.length <= 700) {
+        visible.sort((a, b) => this.data.degree[b] - this.data.degree[a] || a - b);
+        for (const point of visible.slice(0, 250)) {
+          const [px, py] = this.pixel(point);
+          this.text(context, this.label(point), px, py - 9, look, taken, 400);
+        }
+        return;
       }
-      return;
     }
     let left = this.scale > this.least * 1.5 ? 70 : 26;
     for (const name of this.data.names) {
       const px = name.x * this.scale + this.dx, py = name.y * this.scale + this.dy;
       if (px < 0 || py < 0 || px > this.width || py > this.height) continue;
-      if (this.text(context, name.text, px, py, look.ink, look, taken, 500) && !--left) break;
+      if (this.text(context, name.text, px, py, look, taken, 500) && !--left) break;
     }
   }
 
-  text(context, text, x, y, colour, look, taken, weight, always = false) {
+  text(context, text, x, y, look, taken, weight, always = false) {
     const shown = text.length > 42 ? `${text.slice(0, 41)}\u2026` : text;
-    context.font = `${weight} 12px ${variable("--sans")}`;
+    context.font = `${weight} ${look.font}`;
     context.textAlign = "center"; context.textBaseline = "middle";
     const half = context.measureText(shown).width / 2 + 3;
     const box = [x - half, y - 9, x + half, y + 9];
@@ -157,7 +154,7 @@ class TokenMap {
     if (!always && taken.some((one) => box[0] < one[2] && box[2] > one[0] && box[1] < one[3] && box[3] > one[1])) return false;
     taken.push(box);
     context.strokeStyle = look.halo; context.lineWidth = 3.5; context.strokeText(shown, x, y);
-    context.fillStyle = colour; context.fillText(shown, x, y);
+    context.fillStyle = look.ink; context.fillText(shown, x, y);
     return true;
   }
 

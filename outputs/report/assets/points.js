@@ -63,19 +63,42 @@ class Buckets {
     this.count = count;
   }
 
-  // Draws every bucket with its colour onto a context whose pixels are (x * scale + dx, y * scale + dy).
-  draw(context, colours, { scale, dx, dy, width, height, size }) {
-    const half = size / 2, round = size > 5;
+  // Draws every bucket with its colour; a point is at pixel (x * scale + dx, y * scale + dy) of the image.
+  draw(context, colours, view) {
+    if (view.round) this.drawDiscs(context, colours, view); else this.drawSquares(context, colours, view);
+  }
+
+  // Many small points: written straight into the pixels, several times faster than one call a point.
+  drawSquares(context, colours, { scale, dx, dy, width, height, size }) {
+    if (!this.image || this.image.width !== width || this.image.height !== height) this.image = context.createImageData(width, height);
+    const pixels = new Uint32Array(this.image.data.buffer), side = Math.max(Math.round(size), 1), half = side / 2;
+    pixels.fill(0);
+    for (let bucket = 0; bucket < this.count; bucket++) {
+      const [red, green, blue] = rgbOf(colours[bucket]), colour = (255 << 24 | blue << 16 | green << 8 | red) >>> 0;
+      for (let place = this.starts[bucket]; place < this.starts[bucket + 1]; place++) {
+        const left = Math.round(this.x[place] * scale + dx - half), top = Math.round(this.y[place] * scale + dy - half);
+        if (left < 0 || top < 0 || left + side > width || top + side > height) continue;
+        for (let row = top * width + left, end = row + side * width; row < end; row += width) {
+          for (let pixel = row; pixel < row + side; pixel++) pixels[pixel] = colour;
+        }
+      }
+    }
+    context.putImageData(this.image, 0, 0);
+  }
+
+  drawDiscs(context, colours, { scale, dx, dy, width, height, size }) {
+    const half = size / 2;
+    context.clearRect(0, 0, width, height);
     for (let bucket = 0; bucket < this.count; bucket++) {
       context.fillStyle = colours[bucket];
-      if (round) context.beginPath();
+      context.beginPath();
       for (let place = this.starts[bucket]; place < this.starts[bucket + 1]; place++) {
         const px = this.x[place] * scale + dx, py = this.y[place] * scale + dy;
         if (px < -half || py < -half || px > width + half || py > height + half) continue;
-        if (round) { context.moveTo(px + half, py); context.arc(px, py, half, 0, 2 * Math.PI); }
-        else context.fillRect(px - half, py - half, size, size);
+        context.moveTo(px + half, py);
+        context.arc(px, py, half, 0, 2 * Math.PI);
       }
-      if (round) context.fill();
+      context.fill();
     }
   }
 }

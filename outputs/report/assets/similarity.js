@@ -14,9 +14,9 @@ async function similaritySection(section, runs) {
   const range = extent(filled.flatMap((row) => [row[low], row[high]])) || [-1, 1];
   const pairs = filled.reduce((sum, row) => sum + row.count, 0);
   card.append(el("div", { class: "figures" },
-    lineChart({ title: "Score less self score", unit: "nats", xName: "cosine similarity", xRange: range, rule: 0, height: 260,
+    lineChart({ title: "Score less self score", unit: "nats", xName: "cosine similarity", xRange: range, rule: 0, width: 560, height: 270,
       series: [{ name: "mean", kind: 0, points: filled.map((row) => [middle(row), row.mean, isNumber(row.p25) ? `quartiles ${figure(row.p25)} to ${figure(row.p75)}` : null]), band: isNumber(filled[0]?.p25) ? filled.map((row) => [middle(row), row.p25, row.p75]) : null }] }),
-    lineChart({ title: "Pairs in each bin", unit: `log scale, ${whole(pairs)} in all`, xName: "cosine similarity", xRange: range, yLog: true, height: 260, format: whole, series: [{ name: "", kind: 2, points: filled.map((row) => [middle(row), row.count]) }] })),
+    lineChart({ title: "Pairs in each bin", unit: `log scale, ${whole(pairs)} in all`, xName: "cosine similarity", xRange: range, yLog: true, width: 560, height: 270, format: whole, series: [{ name: "", kind: 2, points: filled.map((row) => [middle(row), row.count]) }] })),
     numbersBehind("All bins", section.table),
     el("p", { class: "note" }, "Line: mean of a bin; band: its quartiles. Bins with few pairs (right chart) are rough. ", el("strong", null, "Exact: "), "count, mean and standard deviation over all pairs of the run. ", el("strong", null, "Approximate: "), "quartiles, within the resolution that the run states."));
   return card;

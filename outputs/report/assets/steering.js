@@ -66,7 +66,7 @@ async function heatmapBlock(heatmap) {
   const readline = el("p", { class: "chart readline", "aria-live": "polite" });
   const blocks = conditions.map((condition) => {
     const own = rows.filter((row) => row.condition === condition);
-    return matrixView({ title: condition, rowNames: [...words.values()].map(tokenLabel), columnNames: [...words.values()].map(tokenLabel), cell: 9, labels: false, scale,
+    return matrixView({ title: condition, rowNames: [...words.values()].map(tokenLabel), columnNames: [...words.values()].map(tokenLabel), cell: clamp(Math.floor(250 / words.size), 4, 18), labels: false, scale,
       values: ((place) => { const ids = [...words.keys()]; const grid = ids.map(() => new Float64Array(ids.length).fill(NaN)); for (const row of own) grid[place.get(row.query_id)][place.get(row.key_id)] = row.score; return grid; })(new Map([...words.keys()].map((id, place) => [id, place]))),
       describe: (row, column, value) => `${condition}: ${row} to ${column} ${figure(value)} nats`, readline });
   });
