@@ -41,15 +41,16 @@ class Grant:
     """Threads that a shard of 4096 rows keeps busy; a larger node runs more workers."""
 
     @classmethod
-    def divide(cls, capacity: Capacity, gpus: int | None) -> Grant:
+    def divide(cls, capacity: Capacity, gpus: int | None, *, most_cpus: int = MOST_CPUS) -> Grant:
         """Divide a cluster among workers.
 
         Args:
             capacity: what the cluster has.
             gpus: GPUs to use; 0 = CPUs only, None = all there are.
+            most_cpus: threads that a worker can use.
 
         Returns:
-            One GPU a worker, or up to 4 threads a worker on CPUs.
+            One GPU a worker, or up to that many threads a worker on CPUs.
 
         Raises:
             ValueError: if the cluster has fewer GPUs than asked for.
@@ -59,8 +60,8 @@ class Grant:
             fewer = f"ask for at most {capacity.gpus}, or " if capacity.gpus else ""
             raise ValueError(f"--gpus {wanted} is more than the cluster has ({capacity}); {fewer}use --gpus 0 for CPUs")
         if wanted:
-            return cls(cpus=max(1, min(capacity.cpus // wanted, cls.MOST_CPUS)), gpus=1, workers=wanted)
-        cpus = max(1, min(capacity.cpus_per_node, cls.MOST_CPUS))
+            return cls(cpus=max(1, min(capacity.cpus // wanted, most_cpus)), gpus=1, workers=wanted)
+        cpus = max(1, min(capacity.cpus_per_node, most_cpus))
         return cls(cpus=cpus, gpus=0, workers=max(1, capacity.cpus // cpus))
 
 

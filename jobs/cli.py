@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import click
 
+from jobs.commands.communities import communities
 from jobs.commands.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, INTERRUPTED, say
 from jobs.commands.full_vocab import full_vocab
 from jobs.commands.head_scan import head_scan
@@ -81,5 +82,5 @@ def submit() -> None:
     """Map what attention heads do over a model's whole vocabulary."""
 
 
-for command in (full_vocab, head_scan, report, runs, status, verify, model):
+for command in (full_vocab, head_scan, communities, report, runs, status, verify, model):
     submit.add_command(command)

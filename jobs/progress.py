@@ -85,12 +85,14 @@ class Progress:
             self._console.print(Text(line))
 
     def line(self) -> str:
-        """Shards done, scores a second, and the time left at that pace."""
+        """Shards done, scores a second if the job computes any, and the time left at that pace."""
         elapsed = max(self._elapsed + time.monotonic() - self._since, 1e-6)
-        pace = self._scores_done / elapsed
-        left = (self._scores_total - self._scores_done) / pace if pace else float("inf")
+        done, total, rate = self._scores_done, self._scores_total, f"{_count(self._scores_done / elapsed)} scores/s, "
+        if not total:  # the job computes no scores: its shards take about as long as each other
+            done, total, rate = self._done, self._total - self._kept, ""
+        left = elapsed * (total - done) / done if done else float("inf")
         return (
-            f"{self._kept + self._done}/{self._total} shards, {_count(pace)} scores/s, "
+            f"{self._kept + self._done}/{self._total} shards, {rate}"
             f"{_duration(elapsed)} elapsed, {_duration(left)} left"
         )
 

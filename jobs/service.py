@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 from cluster.executor import Executor, Failure, Grant
 from jobs.clock import Clock
-from jobs.model import Model
 from jobs.progress import Progress
 from outputs.identity import identify
 from outputs.journal import Receipt
@@ -26,11 +25,29 @@ _ROUNDS = 3
 those again. A third would mean that the inputs change by themselves."""
 
 
+class Subject(Protocol):
+    """The model that a job is about: opened by the job itself, or by the run that it goes on from."""
+
+    @property
+    def name(self) -> str:
+        """What the user called it."""
+        ...
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it changes results."""
+        ...
+
+
 class Job(Protocol):
     """What a job tells the loop about itself."""
 
     name: str
-    model: Model
+
+    @property
+    def model(self) -> Subject:
+        """The model whose results these are."""
+        ...
 
     def settings(self) -> dict[str, Any]:
         """The settings that change results."""
@@ -45,7 +62,7 @@ class Job(Protocol):
         ...
 
     def scores_in(self, shard: Shard) -> int:
-        """Scores a shard computes, for progress."""
+        """Scores a shard computes, for progress; 0 where a job computes none."""
         ...
 
     def prepare(self, threads: int, clock: Clock) -> None:
@@ -91,6 +108,7 @@ def submit(
     out: Path,
     executor: Executor,
     gpus: int | None = None,
+    threads: int = Grant.MOST_CPUS,
     progress: Progress | None = None,
     clock: Clock | None = None,
     seed: int = 0,
@@ -103,6 +121,7 @@ def submit(
         out: folder of all runs.
         executor: where shards run; closed by the caller.
         gpus: GPUs to use; 0 = CPUs, None = all the cluster has.
+        threads: threads that one shard keeps busy; cores beyond that run more workers.
         progress: told of every shard that ends.
         clock: the clock of the whole submission, for the manifest.
         seed: seed of the request, for the manifest; a job that draws has it among its settings.
@@ -123,7 +142,7 @@ def submit(
     with _writable(out):
         if _is_finished(run, job, request):
             return Result(run, {}, 0, clock.seconds)
-    grant = Grant.divide(executor.capacity(), gpus)
+    grant = Grant.divide(executor.capacity(), gpus, most_cpus=threads)
 
     with ExitStack() as stack:
         with _writable(out):
@@ -144,6 +163,7 @@ def submit(
         if failures:
             return Result(run, failures, computed, clock.seconds)
         tables = job.reduce(run)
+        clock.lap("reducing")
         devices = sorted({receipt.measures["device"] for receipt in run.receipts().values()})
         facts = {
             "model": job.model.name,
@@ -191,7 +211,7 @@ def _compute(
                         computed += 1
                         progress.committed(outcome.item)
                 progress.waiting()
-                clock.lap("scoring and writing")
+                clock.lap("computing and writing")
         except ValueError as error:
             # The request was checked before this point: a ValueError from here is our own fault, no bad request.
             raise RuntimeError(f"{job.name} failed while it was computed") from error

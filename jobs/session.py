@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from jobs.service import Job, Result
 
 
+_QUERIED = {"self": "self", "heads": "heads.parquet", "communities": "communities.parquet"}
+"""Tables that the closing line may query, and where they lie in a run's folder."""
+
+
 def local_folder(out: str) -> Path:
     """The folder `--out` names.
 
@@ -88,16 +92,24 @@ class Session:
     def __exit__(self, *error: Any) -> None:
         self._open.close()
 
-    def submit(self, job: Job) -> Result:
-        """Run a job through the loop."""
+    def submit(self, job: Job, *, opened: str = "opening the model", threads: int | None = None) -> Result:
+        """Run a job through the loop.
+
+        Args:
+            job: the job.
+            opened: what was done before it could be submitted, for the timings.
+            threads: threads that one of its shards keeps busy; the loop's default if None.
+        """
+        from cluster.executor import Grant
         from jobs.service import submit
 
-        self._clock.lap("opening the model")
+        self._clock.lap(opened)
         return submit(
             job,
             out=self._out,
             executor=self._executor,
             gpus=self._gpus,
+            threads=threads or Grant.MOST_CPUS,
             progress=self.progress,
             clock=self._clock,
             seed=self._seed,
@@ -111,7 +123,7 @@ class Session:
             result: how the job ended.
             answer: makes the table a person wants from a finished run.
             tables: its tables.
-            query: an expression of pandas over `{self}` or `{heads}`, the quoted paths of those tables.
+            query: an expression of pandas over the quoted paths of the tables in _QUERIED, such as `{self}`.
 
         Returns:
             The exit code: 0, or 1 if shards failed.
@@ -140,7 +152,7 @@ class Session:
             self._line("\nfinished before; nothing had to be computed")
         self._line(f"{size:.1f} MB in {folder}: {', '.join(tables)}")
         # JSON strings are Python strings too, and in double quotes they stand inside the shell's single ones.
-        paths = {name: json.dumps(str(folder / file)) for name, file in (("self", "self"), ("heads", "heads.parquet"))}
+        paths = {name: json.dumps(str(folder / file)) for name, file in _QUERIED.items()}
         program = f"import pandas; print({query.format(**paths)})"
         self._line(f"next: submit verify {shlex.quote(str(folder))}")
         self._line(f"      python -c {shlex.quote(program)}")

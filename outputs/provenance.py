@@ -17,6 +17,8 @@ PACKAGES = (
     "torch",
     "numpy",
     "numba",
+    "igraph",
+    "leidenalg",
     "pyarrow",
     "ray",
     "safetensors",

@@ -63,6 +63,8 @@ def read_whole(run: Run, table: str) -> pa.Table:
     if manifest is None:
         raise ValueError(f"run {run.folder.name} is not finished; submit the same request again to finish it")
     parts = [part for part in manifest["parts"] if _table_of(part) == table]
+    # A table of one file may have rows of finer grain in a folder of its name.
+    parts = [part for part in parts if part.path == f"{table}.parquet"] or parts
     if not parts:
         raise ValueError(f"run {run.folder.name} has no table {table!r}")
     for part in parts:

@@ -55,6 +55,4 @@ RESTARTS = pa.schema(
 )
 
 MEMBERSHIPS = pa.schema([field("token_id", pa.int32(), "token", unit="id"), _COMMUNITY])
-"""Partition of one restart."""
-
-LAYOUT = pa.schema([COMMUNITIES.field(name) for name in ("token_id", "x", "y")])
+"""The partition of one restart."""

@@ -17,16 +17,15 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """The options of every computing job, as they were given."""
+class SessionOptions:
+    """The options of a job that needs neither a model nor GPUs, as they were given."""
 
-    model: str
-    gpus: int | None
     out: str
     address: str | None
     in_process: bool
     seed: int
     quiet: bool
+    gpus: int | None = 0
 
     def session(self) -> Session:
         """A session with these options.
@@ -44,6 +43,13 @@ class RunOptions:
             seed=self.seed,
             quiet=self.quiet,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(SessionOptions):
+    """The options of a job that opens a model, as they were given."""
+
+    model: str
 
     def open_model(self, session: Session) -> Model:
         """The model that `--model` names, made or downloaded first if it has to be.
@@ -83,28 +89,41 @@ def scoring_options(*, top_k: int) -> Callable[[Any], Any]:
     return add
 
 
+_SESSION_OPTIONS = (
+    out_option,
+    click.option("--address", default=None, metavar="ADDRESS",
+                 help="Ray cluster to join: auto or host:port.  [default: one of this machine's own]"),
+    click.option("--in-process", is_flag=True, help="Run without Ray, in this process (for debugging)."),
+    click.option("--seed", type=int, default=0, show_default=True, metavar="N",
+                 help="Seed of whatever a job draws at random; full-vocab draws nothing."),
+    click.option("--quiet", is_flag=True, help="Print nothing but errors."),
+)  # fmt: skip
+
+
 def run_options(command: Callable[..., Any]) -> Any:
-    """Add the options that every computing job shares; they arrive together, as `options`."""
-
-    @functools.wraps(command)
-    def collected(**given: Any) -> Any:
-        common = {field.name: given.pop(field.name) for field in fields(RunOptions)}
-        return command(options=RunOptions(**common), **given)
-
+    """Add the options of a job that opens a model; they arrive together, as `options`, which are RunOptions."""
     return _add(
-        collected,
+        _collected(command, RunOptions),
         click.option("--model", default="gpt2", show_default=True, metavar="NAME_OR_DIR",
                      help="A Hugging Face model directory or hub name, or planted, planted-small, planted-tiny."),
         click.option("--gpus", type=click.IntRange(min=0), default=None, metavar="N",
                      help="GPUs to use; 0 = CPUs only.  [default: all the cluster has]"),
-        out_option,
-        click.option("--address", default=None, metavar="ADDRESS",
-                     help="Ray cluster to join: auto or host:port.  [default: one of this machine's own]"),
-        click.option("--in-process", is_flag=True, help="Run without Ray, in this process (for debugging)."),
-        click.option("--seed", type=int, default=0, show_default=True, metavar="N",
-                     help="Seed of whatever a job draws at random; full-vocab draws nothing."),
-        click.option("--quiet", is_flag=True, help="Print nothing but errors."),
+        *_SESSION_OPTIONS,
     )  # fmt: skip
+
+
+def session_options(command: Callable[..., Any]) -> Any:
+    """Add the options of a job that needs no model; they arrive together, as `options`, which are SessionOptions."""
+    return _add(_collected(command, SessionOptions), *_SESSION_OPTIONS)
+
+
+def _collected(command: Callable[..., Any], kind: type[SessionOptions]) -> Callable[..., Any]:
+    @functools.wraps(command)
+    def collected(**given: Any) -> Any:
+        common = {field.name: given.pop(field.name) for field in fields(kind) if field.name in given}
+        return command(options=kind(**common), **given)
+
+    return collected
 
 
 def _add(command: Any, *options: Callable[[Any], Any]) -> Any:

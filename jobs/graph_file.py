@@ -1,0 +1,45 @@
+"""The graph of a communities run as GraphML, which Gephi, Cytoscape and networkx open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import igraph
+import numpy as np
+import pyarrow.parquet as pq
+
+from jobs.source import SourceRun
+from outputs.run import Run
+
+
+def write_graphml(file: Path, run: Run, source: SourceRun) -> None:
+    """Write the graph with the columns of its tables and the tokens' text as attributes.
+
+    Args:
+        file: where to write.
+        run: a finished communities run.
+        source: the run it goes on from.
+
+    Raises:
+        ValueError: if the file cannot be written.
+    """
+    tokens, edges = (pq.read_table(run.folder / f"{name}.parquet") for name in ("communities", "edges"))
+    ids = tokens["token_id"].to_numpy()
+    ends = np.stack([edges[name].to_numpy() for name in ("source_id", "target_id")], axis=1)
+    graph = igraph.Graph(
+        n=len(ids),
+        edges=np.searchsorted(ids, ends),
+        directed=_is_directed(run),
+        edge_attrs={"weight": edges["weight"].to_pylist()},
+        vertex_attrs={"text": source.tokens["text"].take(ids).to_pylist()}
+        | {name: values for name, values in tokens.to_pydict().items() if tokens[name].null_count == 0},
+    )
+    try:
+        graph.write_graphml(str(file))
+    except OSError as error:
+        raise ValueError(f"--export {file} cannot be written ({error.strerror or error}); name another file") from error
+
+
+def _is_directed(run: Run) -> bool:
+    manifest = run.manifest()
+    return manifest is not None and manifest["spec"]["symmetrise"] == "directed"

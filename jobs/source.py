@@ -1,0 +1,74 @@
+"""A finished run that another job goes on from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from outputs import store
+from outputs.reader import read_parts
+from outputs.run import Run
+
+
+@dataclass(frozen=True)
+class SourceRun:
+    """A finished, sound full-vocab run.
+
+    Attributes:
+        run: its folder.
+        run_id: its id.
+        name: what its user called the model.
+        identity: what of the model changes results.
+        top_k: keys kept for each query token.
+    """
+
+    run: Run
+    run_id: str
+    name: str
+    identity: dict[str, Any]
+    top_k: int
+
+    @classmethod
+    def open(cls, out: Path, name: str) -> SourceRun:
+        """Find a run and check every file of it.
+
+        Args:
+            out: folder of all runs.
+            name: as `store.find` takes it.
+
+        Returns:
+            The run.
+
+        Raises:
+            ValueError: if there is none, or it is no full-vocab run, not finished, or damaged.
+        """
+        run = store.find(out, name)
+        request = run.manifest() or run.plan()
+        if request is not None and request["job"] != "full-vocab":
+            raise ValueError(f"run {run.folder.name} is of {request['job']}; name a run of submit full-vocab")
+        faults = store.faults(run)
+        if faults:
+            raise ValueError(f"run {run.folder.name} is damaged ({faults[0]}); submit its request again to repair it")
+        manifest = run.manifest()
+        assert manifest is not None, "a run without faults is finished"
+        spec, origin = manifest["spec"], manifest["provenance"]
+        return cls(run, manifest["run_id"], origin["model"], manifest["model"], spec["top_k"])
+
+    @cached_property
+    def tokens(self) -> pa.Table:
+        """The `tokens` table."""
+        return pq.read_table(self.run.folder / "tokens.parquet")
+
+    def key_ids(self) -> np.ndarray:
+        """Kept keys of every token, best first: int32 [V, K]."""
+        manifest = self.run.manifest()
+        assert manifest is not None, "it was checked"
+        table = read_parts(self.run, [part for part in manifest["parts"] if part.path.startswith("topk/")])
+        keys = table.sort_by("token_id")["key_ids"].combine_chunks()
+        return np.asarray(keys.flatten()).reshape(len(keys), keys.type.list_size)
