@@ -47,7 +47,7 @@ def heads_section(run: Run, pack: Pack, *, spectrum: bool) -> dict[str, Any]:
 
 
 def steering_section(run: Run) -> dict[str, Any]:
-    """Every dose of every method, and the scores between the words of a group where the run has them."""
+    """Every dose of every method, with the heat maps of a group of words and the check in the model where they are."""
     section = {"kind": "steering", "head": run_head(run), "table": columns(read_whole(run, "steering"))}
     if {"heatmap", "tokens"} <= table_names(run):
         scores = read_whole(run, "heatmap")
@@ -55,6 +55,8 @@ def steering_section(run: Run) -> dict[str, Any]:
         ids = list(dict.fromkeys(scores["query_id"].to_pylist()))
         words = [{"id": token_id, "text": printable(texts[token_id].encode())} for token_id in ids]
         section["heatmap"] = {"table": columns(scores), "tokens": words}
+    if "in_model" in table_names(run):
+        section["in_model"] = columns(read_whole(run, "in_model"))
     return section
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.report_tables import run_head
-from outputs.reader import read_whole
+from outputs.reader import read_whole, table_names
 from outputs.report.pack import Pack
 from outputs.run import Run
 from pipeline.vocabulary import printable
@@ -89,6 +89,7 @@ def _map(run: Run, pack: Pack, texts: list[str]) -> dict[str, Any]:
         "community": pack.ids(community_P),
         "degree": pack.ids(degree_P),
         "stability": pack.array(_numbers(rows, "stability")) if "stability" in rows.column_names else None,
+        "agreement": _agreement(run),
         "sizes": pack.ids(size_C),
         "colours": pack.ids(spread_colours(centre_C2, size_C)),
         "names": [
@@ -101,6 +102,15 @@ def _map(run: Run, pack: Pack, texts: list[str]) -> dict[str, Any]:
             for place in named
         ],
     }
+
+
+def _agreement(run: Run) -> dict[str, Any] | None:
+    """Restarts of the search, and how far the shown partition agrees with the others."""
+    if "restarts" not in table_names(run):
+        return None
+    rows = read_whole(run, "restarts").to_pylist()
+    best = next(row for row in rows if row["is_best"])
+    return {"restarts": len(rows), "ari": best["ari_mean"]}
 
 
 def _naming(ids: np.ndarray, texts: list[str]) -> list[int]:

@@ -324,3 +324,61 @@ def test_a_narrow_window_needs_no_sideways_scrolling(whole: Path, open_page: Ope
     page.set_viewport_size({"width": 400, "height": 800})
     page.wait_for_timeout(200)
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+@pytest.fixture(scope="session")
+def full_size(finish_run: Finish, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a vocabulary of GPT-2's size, with a map of 400 communities."""
+    out, size, keys = tmp_path_factory.mktemp("full"), 50257, 64
+    random = np.random.default_rng(0)
+    ids = np.arange(size, dtype=np.int32)
+    lists = [
+        pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), keys)
+        for values in (
+            random.integers(0, size, (size, keys), dtype=np.int32),
+            -np.sort(-random.normal(size=(size, keys)).astype(np.float32), axis=1),
+        )
+    ]
+    own = {name: random.normal(size=size).astype(np.float32) for name in ("self_score", "self_z")}
+    own["self_rank"] = random.integers(1, size, size, dtype=np.int32)
+    spelled = [f" token{number}" for number in range(size)]
+    tables = {
+        "tokens.parquet": pa.table({"token_id": ids, "text": spelled, "is_special": np.zeros(size, bool)}),
+        "topk/layer=1/head=5/part-00000.parquet": pa.table(
+            [pa.array(ids), *lists], names=["token_id", "key_ids", "scores"]
+        ),
+        "self/layer=1/head=5/part-00000.parquet": pa.table({"token_id": ids, **own}),
+    }
+    tokens = finish_run(out, "full-vocab", tables, {"head": "L1H5", "states": "mlp", "scores": "attention"})
+    community = (ids % 400).astype(np.int32)
+    places = np.stack([community % 20, community // 20]) * 6 + random.normal(size=(2, size))
+    x, y = places.astype(np.float32)
+    table = pa.table({"token_id": ids, "community": community, "x": x, "y": y, "degree": community, "stability": x})
+    source = {"source": tokens.name.rpartition("-")[2]}
+    communities = finish_run(out, "communities", {"communities.parquet": table}, source)
+    file = out / "report.html"
+    assert run(["report", str(communities), "--out", str(file)]) == 0
+    return file
+
+
+def test_a_full_vocabulary_is_small_and_painted_soon(full_size: Path, open_page: Open) -> None:
+    assert full_size.stat().st_size < 15e6
+    page = open_page(full_size)
+    painted, drawn = page.evaluate(
+        "[performance.getEntriesByName('first-contentful-paint')[0].startTime,"
+        " performance.getEntriesByName('drawn tokens')[0].startTime]"
+    )
+    assert painted < 3000
+    assert drawn < 3000
+    canvas = page.locator(".map .over")
+    box = canvas.bounding_box()
+    page.evaluate(
+        "() => { window.stalls = []; new PerformanceObserver((list) => window.stalls.push("
+        "...list.getEntries().map((entry) => entry.duration))).observe({ entryTypes: ['longtask'] }); }"
+    )
+    page.mouse.move(box["x"] + 300, box["y"] + 300)
+    page.mouse.down()
+    for step in range(60):
+        page.mouse.move(box["x"] + 300 + 2 * step, box["y"] + 300 + step)
+    page.mouse.up()
+    assert max(page.evaluate("window.stalls"), default=0) < 200

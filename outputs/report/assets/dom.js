@@ -43,7 +43,11 @@ function figure(value, digits = 3) {
   const places = size === 0 ? 0 : Math.max(0, digits - 1 - Math.floor(Math.log10(size)));
   return value.toLocaleString("en-US", { minimumFractionDigits: places, maximumFractionDigits: places }).replace("-", MINUS);
 }
-const percent = (share) => isNumber(share) ? `${(100 * share).toFixed(share > 0 && share < .01 ? 2 : 1)}%` : DASH;
+function percent(share) {
+  if (!isNumber(share)) return DASH;
+  if (share > 0 && share < 1e-4) return "< 0.01%";
+  return `${(100 * share).toFixed(share > 0 && share < .01 ? 2 : 1)}%`;
+}
 
 let serial = 0;
 const freshId = (stem) => `${stem}-${serial++}`;

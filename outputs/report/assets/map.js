@@ -1,6 +1,6 @@
 // The map: two canvases, one for all points, one for what is pointed at; pan and zoom by pointer, wheel, touch and keys.
 
-const PICK_REACH = 12, ZOOM_STEP = 1.6, PAN_STEP = 80;
+const PICK_REACH = 12, MANY = 6000, NEAR = 14, ZOOM_STEP = 1.6, PAN_STEP = 80;
 
 class TokenMap {
   // data: {x, y, names, degree}; label(point) and title(point) give texts; onPick(point) is told what was chosen.
@@ -53,8 +53,14 @@ class TokenMap {
 
   pan(dx, dy) { this.dx += dx; this.dy += dy; this.redraw(); }
 
-  select(point, linked, { reveal = true } = {}) {
+  // approach: go up to the token, where it was searched; reveal: bring it into view, where a list led to it.
+  select(point, linked, { reveal = true, approach = false } = {}) {
     this.selected = point; this.linked = linked;
+    if (point !== null && approach && this.width) {
+      this.scale = Math.max(this.scale, this.least * NEAR);
+      this.centre(this.data.x[point], this.data.y[point]);
+      return;
+    }
     if (point !== null && reveal && this.width) {
       const [px, py] = this.pixel(point);
       if (px < 40 || py < 40 || px > this.width - 60 || py > this.height - 40) { this.centre(this.data.x[point], this.data.y[point]); return; }
@@ -80,7 +86,7 @@ class TokenMap {
     const crowd = this.data.x.length > 8000 ? 1.7 : this.data.x.length > 1500 ? 2.6 : 4;
     this.size = clamp(crowd * Math.sqrt(zoom), 1.5, 11);
     const { ratio } = this;
-    this.buckets.draw(context, this.colours(), { scale: this.scale * ratio, dx: this.dx * ratio, dy: this.dy * ratio, width: this.under.width, height: this.under.height, size: this.size * ratio, round: this.size > 5 });
+    this.buckets.draw(context, this.colours(), { scale: this.scale * ratio, dx: this.dx * ratio, dy: this.dy * ratio, width: this.under.width, height: this.under.height, size: this.size * ratio, round: zoom > 4 });
     this.drawOver();
   }
 
@@ -111,8 +117,8 @@ class TokenMap {
     for (const point of this.linked) { const [px, py] = this.pixel(point); context.moveTo(sx, sy); context.lineTo(px, py); }
     context.stroke();
     context.globalAlpha = 1;
-    for (const point of this.linked) this.ring(context, point, Math.max(4, this.size / 2 + 1.5), look.ink, 1.25);
-    this.ring(context, this.selected, Math.max(7, this.size / 2 + 3), look.ink, 2.5);
+    for (const point of this.linked) this.ring(context, point, this.size / 2 + 1.5, look.ink, 1.25);
+    this.ring(context, this.selected, Math.max(6, this.size / 2 + 3), look.ink, 2.5);
     this.text(context, this.label(this.selected), sx, sy - 15, look, taken, 600, true);
   }
 
@@ -127,8 +133,9 @@ class TokenMap {
     if (this.scale > this.least * 3) {
       const visible = [], edge = (px, shift) => (px - shift) / this.scale;
       this.index.within(edge(0, this.dx), edge(0, this.dy), edge(this.width, this.dx), edge(this.height, this.dy), (point) => visible.push(point));
-      if (visible.length <= 700) {
-        visible.sort((a, b) => this.data.degree[b] - this.data.degree[a] || a - b);
+      if (visible.length <= MANY) {
+        const first = new Set(this.linked);
+        visible.sort((a, b) => first.has(b) - first.has(a) || this.data.degree[b] - this.data.degree[a] || a - b);
         for (const point of visible.slice(0, 250)) {
           const [px, py] = this.pixel(point);
           this.text(context, this.label(point), px, py - 9, look, taken, 400);
@@ -136,11 +143,13 @@ class TokenMap {
         return;
       }
     }
-    let left = this.scale > this.least * 1.5 ? 70 : 26;
+    let left = 70;
     for (const name of this.data.names) {
       const px = name.x * this.scale + this.dx, py = name.y * this.scale + this.dy;
       if (px < 0 || py < 0 || px > this.width || py > this.height) continue;
-      if (this.text(context, name.text, px, py, look, taken, 500) && !--left) break;
+      // Where three tokens find no room, one may.
+      const written = [3, 1].some((count) => this.text(context, name.texts.slice(0, count).join(", "), px, py, look, taken, 500));
+      if (written && !--left) break;
     }
   }
 

@@ -9,6 +9,13 @@ const RESPONSES = [
   ["category_precision_at_k", "Category precision", "share of the k best keys", { yRange: [0, 1.03] }],
 ];
 
+const IN_MODEL = [
+  ["category_mass", "Attention on the category", "share of the query\u2019s attention", { yZero: true, format: percent }],
+  ["identical_mass", "Attention on the same token", "share of the query\u2019s attention", { yZero: true, format: percent }],
+  ["bos_mass", "Attention on BOS", "share of the query\u2019s attention", { yZero: true, format: percent }],
+  ["loss_delta", "Change of the next-token loss", "nats", {}],
+];
+
 const METHODS = [
   { title: "Negative eigenvalues", methods: ["eigen", "control"], x: "alpha", xName: "alpha", seriesBy: "method",
     names: { eigen: "negative eigenvalues \u00d7 alpha", control: "same dose on random eigenvalues" },
@@ -18,30 +25,34 @@ const METHODS = [
 ];
 
 async function steeringSection(section, runs) {
-  const run = runs[section.run], rows = rowsOf(section.table), known = new Set(Object.keys(section.table.columns));
-  const unsteered = rows.find((row) => row.method === "unsteered");
-  const blocks = METHODS.map((method) => methodBlock(method, rows, known, unsteered)).filter(Boolean);
+  const run = runs[section.run], rows = rowsOf(section.table);
+  const blocks = METHODS.map((method) => methodBlock(method, rows, RESPONSES)).filter(Boolean);
   const others = [...new Set(rows.map((row) => row.method))].filter((name) => name !== "unsteered" && !METHODS.some((one) => one.methods.includes(name)));
   return el("section", { class: "card" },
     el("h2", null, "Steering", el("small", null, `${section.head || ""} of ${run.model}`)),
     el("p", { class: "how" }, el("strong", null, "How to read. "), "Each chart is one measure over the whole vocabulary; along the horizontal axis the head is changed more and more. Points are measured, lines only join them."),
     blocks.length ? blocks : el("p", { class: "empty" }, "This run has no dose that a chart can show; the numbers are below."),
     others.length ? el("p", { class: "note" }, `Methods without a chart: ${others.join(", ")}.`) : null,
+    section.in_model ? inModelBlock(section.in_model) : null,
     section.heatmap ? await heatmapBlock(section.heatmap) : null,
     numbersBehind("All numbers of every dose", section.table),
     el("p", { class: "note" }, el("strong", null, "Exact: "), "ranks, shares and overlap over all tokens. ", el("strong", null, "Sampled: "), "the rank correlation, over the rows named in the run\u2019s samples; category precision, over tokens whose category is known."));
 }
 
-function methodBlock({ title, methods, x, xName, seriesBy, names, seriesName, how }, rows, known, unsteered) {
+function inModelBlock(table) {
+  const blocks = METHODS.map((method) => methodBlock({ ...method, title: `In the model: ${method.title.toLowerCase()}`, how: "The steered scores written into the head while the model reads prompts of category words." }, rowsOf(table), IN_MODEL)).filter(Boolean);
+  return blocks.length ? el("div", null, blocks, numbersBehind("All numbers in the model", table)) : null;
+}
+
+function methodBlock({ title, methods, x, xName, seriesBy, names, seriesName, how }, rows, responses) {
   const own = rows.filter((row) => methods.includes(row.method) && isNumber(row[x]));
   if (!own.length) return null;
   const keys = [...new Set(own.map((row) => row[seriesBy]))];
   if (seriesBy === "method") keys.sort((a, b) => methods.indexOf(a) - methods.indexOf(b)); else keys.sort((a, b) => a - b);
   const label = (key) => names[key] ?? (seriesName ? seriesName(key) : String(key));
-  const charts = RESPONSES.filter(([column]) => known.has(column) && own.some((row) => isNumber(row[column]))).map(([column, name, unit, options]) => {
+  const charts = responses.filter(([column]) => own.some((row) => isNumber(row[column]))).map(([column, name, unit, options]) => {
     const series = keys.map((key, kind) => ({ name: keys.length > 1 ? label(key) : "", kind, ...averaged(own.filter((row) => row[seriesBy] === key), x, column) }));
-    const base = unsteered && x !== "step" ? unsteered[column] : null;
-    return lineChart({ title: name, unit, xName, series, ...options, rule: isNumber(base) && !options.yRange ? base : null });
+    return lineChart({ title: name, unit, xName, series, ...options });
   });
   return el("div", null, el("h3", { class: "method" }, title), el("p", { class: "note" }, how), keysOf(keys.map(label)), el("div", { class: "figures" }, charts));
 }

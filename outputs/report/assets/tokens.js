@@ -16,7 +16,7 @@ async function tokensSection(section, runs) {
     return dot;
   };
   let view = null;
-  function choose(token, { reveal = true } = {}) {
+  function choose(token, { reveal = true, approach = false } = {}) {
     panel.replaceChildren(...tokenPanel(data, token, { map, onPick: choose, swatch }));
     panel.scrollTop = 0;
     panel.dataset.token = token;
@@ -24,16 +24,16 @@ async function tokensSection(section, runs) {
     const linked = new Set(Array.from(data.key_ids.subarray(token * data.kept, (token + 1) * data.kept)).map(map.pointOf));
     linked.delete(null);
     linked.delete(map.pointOf(token));
-    view.select(map.pointOf(token), [...linked], { reveal });
+    view.select(map.pointOf(token), [...linked], { reveal, approach });
   }
-  const search = searchBox(data.texts, { onPick: choose, name: `Search the tokens of ${data.head}` });
+  const search = searchBox(data.texts, { onPick: (token) => choose(token, { approach: true }), name: `Search the tokens of ${data.head}` });
   const bar = el("div", { class: "bar" }, search);
   let left = null;
   if (map) {
     view = new TokenMap(map, {
       label: (point) => tokenLabel(data.texts[map.token_ids[point]]),
       describe: (point) => [tokenNode(data.texts[map.token_ids[point]]), el("small", null, `own rank ${whole(data.self_rank[map.token_ids[point]])}${map.isAlone(point) ? "" : `, community ${map.community[point]}`}`)],
-      onPick: (point) => choose(map.token_ids[point], { reveal: true }),
+      onPick: (point) => choose(map.token_ids[point]),
     });
     const legend = el("div", { class: "legend", "aria-live": "polite" });
     bar.append(colourChoice(data, map, view, legend));
@@ -72,6 +72,7 @@ function summaryOf(data, map) {
   if (map) {
     const grouped = Array.from(map.sizes).filter((size) => size > 1);
     entries.push(["communities", whole(grouped.length), "of two or more"], ["alone", whole(map.sizes.length - grouped.length), "tokens"]);
+    if (map.agreement && isNumber(map.agreement.ari)) entries.push(["agreement of restarts", figure(map.agreement.ari), `ARI, ${map.agreement.restarts} restarts`]);
   }
   return entries;
 }
@@ -79,7 +80,7 @@ function summaryOf(data, map) {
 async function preparedMap(reference, texts) {
   const map = await readAll(reference);
   map.y = map.y.map((value) => -value);
-  map.names = map.names.map((name) => ({ x: name.x, y: -name.y, text: name.tokens.map((token) => tokenLabel(texts[token].trim() || texts[token])).join(", ") }));
+  map.names = map.names.map((name) => ({ x: name.x, y: -name.y, texts: name.tokens.map((token) => tokenLabel(texts[token].trim() || texts[token])) }));
   const pointAt = new Int32Array(texts.length).fill(map.token_ids.length);
   map.token_ids.forEach((token, point) => { pointAt[token] = point; });
   map.pointOf = (token) => pointAt[token] < map.token_ids.length ? pointAt[token] : null;
