@@ -52,7 +52,7 @@ async function headsSection(section, runs) {
   const missing = GRIDS.filter((grid) => !extent(rows.map((row) => row[grid.column]))).map((grid) => grid.title);
   const card = el("section", { class: "card" },
     el("h2", null, "Heads", el("small", null, `${rows.length} heads of ${run.model}, layers down, heads across`)),
-    el("p", { class: "how" }, el("strong", null, "How to read. "), "A head that suppresses itself semantically is dark in the semantic score and orange in the suppression index. Point at a cell, or move with the arrow keys, for its numbers; click or press Enter to choose a head."),
+    el("p", { class: "how" }, el("strong", null, "How to read. "), `A head that suppresses itself semantically is ${missing.length && missing[0] === GRIDS[0].title ? "" : "dark in the semantic score and "}orange in the suppression index. `, "Point at a cell, or move with the arrow keys, for its numbers; click or press Enter to choose a head."),
     el("div", { class: "bar" }, el("div", { class: "field" }, el("label", { for: id }, "Chosen head"), select)),
     el("div", { class: "grids" }, grids.map((grid) => grid.node)), readout,
     missing.length ? el("p", { class: "note" }, `Not in this run: ${missing.join(", ")}.`) : null,

@@ -117,7 +117,11 @@ class TokenMap {
     for (const point of this.linked) { const [px, py] = this.pixel(point); context.moveTo(sx, sy); context.lineTo(px, py); }
     context.stroke();
     context.globalAlpha = 1;
-    for (const point of this.linked) this.ring(context, point, this.size / 2 + 1.5, look.ink, 1.25);
+    for (const point of this.linked) {
+      // From afar, rings around neighbours that lie close would be one blot.
+      const [px, py] = this.pixel(point), apart = Math.hypot(px - sx, py - sy) > 16 || this.scale > this.least * 4;
+      if (apart) this.ring(context, point, this.size / 2 + 1.5, look.ink, 1.25);
+    }
     this.ring(context, this.selected, Math.max(6, this.size / 2 + 3), look.ink, 2.5);
     this.text(context, this.label(this.selected), sx, sy - 15, look, taken, 600, true);
   }

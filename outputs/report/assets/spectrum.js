@@ -44,7 +44,7 @@ function nullChart(row) {
       svg("rect", { x: px(mean - 2 * std), y: y - 6, width: Math.max(px(mean + 2 * std) - px(mean - 2 * std), 3), height: 12, rx: 2, fill: variable("--grey"), class: "null" }),
       svg("line", { x1: px(mean), x2: px(mean), y1: y - 9, y2: y + 9, stroke: variable("--soft"), "stroke-width": 1.5 }),
       svg("circle", { cx: px(own), cy: y, r: 5.5, fill: KIND_COLOURS[1] }));
-    const ownAt = clamp(px(own), 34, width - 34), meanAt = clamp(px(mean), 60, width - 60);
+    const ownAt = clamp(px(own), 34, width - 34), meanAt = clamp(px(mean), 70, width - 70);
     const apart = Math.abs(ownAt - meanAt) > 110;
     plot.append(svg("text", { class: "own", x: apart ? ownAt : left, y: y + 22, "text-anchor": apart ? "middle" : "start" }, figure(own)),
       svg("text", { x: apart ? meanAt : width - right, y: y + 22, "text-anchor": apart ? "middle" : "end" }, `random ${figure(mean)} \u00b1 ${figure(std, 2)}`));

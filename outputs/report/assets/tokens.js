@@ -54,7 +54,7 @@ async function tokensSection(section, runs) {
 
 function howToRead(data, map) {
   const reading = [el("strong", null, "How to read. "), "Choose a token: the panel lists the keys it attends to most, the tokens that attend to it, and the place of the token itself among its keys. "];
-  if (map) reading.push("On the map each point is a token; communities are groups of tokens that attend to each other, named after their three best linked members. Colours tell neighbouring communities apart and recur.");
+  if (map) reading.push("On the map a point is a token, and a colour a community: tokens that attend to each other, named after the best linked ones. Colours recur.");
   else reading.push(`The map appears when a communities run of this run is part of the report: submit communities.`);
   return reading;
 }
