@@ -201,22 +201,22 @@ class CommunitiesJob:
         """Write the graph, the best partition with its map, and how the restarts compare."""
         graph, receipts = self.graph(), [run.receipts()[shard.name] for shard in self.plan()]
         order_N = np.argsort(graph.token_ids_N)
-        memberships = [np.empty(0, np.int32)] * len(receipts)
-        for restart, receipt in enumerate(receipts):
-            memberships[restart] = np.empty(len(order_N), np.int32)
-            memberships[restart][order_N] = read_parts(run, receipt.parts)["community"].to_numpy()
+        place_N = np.argsort(order_N)  # rows are by token id, vertices are not
+        memberships = [read_parts(run, receipt.parts)["community"].to_numpy()[place_N] for receipt in receipts]
         qualities = [receipt.summary["quality"] for receipt in receipts]
         best = max(range(len(receipts)), key=lambda restart: (qualities[restart], -restart))
         several = len(receipts) > 1
-        place_N2 = map_layout(graph, memberships[best], seed=self.spec.seed)
+        steady = pa.nulls(len(order_N), pa.float32())
+        if several:
+            steady = pa.array(stability(memberships, best)[order_N].astype(np.float32))
+        map_N2 = map_layout(graph, memberships[best], seed=self.spec.seed)
         communities = [
             pa.array(graph.token_ids_N[order_N]),
             pa.array(memberships[best][order_N]),
-            *(pa.array(place_N2[order_N, axis]) for axis in (0, 1)),
+            pa.array(map_N2[order_N, 0]),
+            pa.array(map_N2[order_N, 1]),
             pa.array(graph.degree_N[order_N]),
-            pa.array(stability(memberships, best)[order_N].astype(np.float32))
-            if several
-            else pa.nulls(len(order_N), pa.float32()),
+            steady,
         ]
         ari_RR = agreement(memberships)
         restarts = [

@@ -10,7 +10,11 @@ EDGES = pa.schema(
     [
         field("source_id", pa.int32(), "query token; in an undirected graph the lower of the two ids", unit="id"),
         field("target_id", pa.int32(), "key token; in an undirected graph the higher of the two ids", unit="id"),
-        field("weight", pa.float32(), "how near the two tokens are, above 0 and at most 1"),
+        field(
+            "weight",
+            pa.float32(),
+            "1 where each token is among the other's neighbours, 1/2 where one of them is; 1 in a directed graph",
+        ),
     ]
 )
 

@@ -8,6 +8,9 @@ import click
 
 from jobs.commands.options import SessionOptions, session_options
 
+_MOST_FREQUENT = 3000
+"""As many as the published map shows."""
+
 
 @click.command("communities")
 @click.argument("run_name", metavar="RUN")
@@ -53,7 +56,7 @@ from jobs.commands.options import SessionOptions, session_options
     metavar="CSV",
     help="Take the most frequent tokens of this file (token,id,count) only.  [default: the vocabulary]",
 )
-@click.option("--most-frequent", type=int, default=3000, show_default=True, metavar="N", help="How many of them.")
+@click.option("--most-frequent", type=int, default=None, metavar="N", help="How many of them.  [default: 3000]")
 @click.option(
     "--export",
     type=click.Path(path_type=Path),
@@ -61,10 +64,11 @@ from jobs.commands.options import SessionOptions, session_options
     metavar="FILE",
     help="Write the graph to this file too, as GraphML.",
 )
+@click.option("--gpus", type=click.IntRange(0, 0), default=0, metavar="0", help="None: Leiden runs on CPUs.")
 @session_options
 def communities(
     run_name: str, neighbours: int, symmetrise: str, quality: str, resolution: float | None, restarts: int,
-    frequencies: Path | None, most_frequent: int, export: Path | None, options: SessionOptions,
+    frequencies: Path | None, most_frequent: int | None, export: Path | None, options: SessionOptions,
 ) -> int:  # fmt: skip
     """Find the communities of a finished full-vocab RUN: graph of nearest keys, Leiden, map."""
     from jobs import frequencies as frequency_file
@@ -74,13 +78,17 @@ def communities(
     from jobs.session import local_folder
     from jobs.source import SourceRun
 
-    if most_frequent < 1:
+    if most_frequent is not None and frequencies is None:
+        raise ValueError(f"--most-frequent {most_frequent} needs the counts; give them with --frequencies CSV")
+    if most_frequent is not None and most_frequent < 1:
         raise ValueError(f"--most-frequent {most_frequent} is below 1; choose 1 or more")
     if export is not None and not export.parent.is_dir():
         raise ValueError(f"--export {export} is in no folder; make {export.parent} first")
     with options.session() as session:
         source = SourceRun.open(local_folder(options.out), run_name)
-        tokens = None if frequencies is None else frequency_file.most_frequent(frequencies, most_frequent)
+        tokens = (
+            None if frequencies is None else frequency_file.most_frequent(frequencies, most_frequent or _MOST_FREQUENT)
+        )
         spec = Communities(
             source=source.run_id, neighbours=neighbours, symmetrise=symmetrise, quality=quality,
             resolution=resolution, restarts=restarts, seed=options.seed,

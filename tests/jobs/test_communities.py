@@ -17,6 +17,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import adjusted_rand_score
 
+from cluster.executor import Capacity, Grant
 from cluster.in_process import InProcessExecutor
 from jobs.cli import run as submit_command
 from jobs.communities import Communities, CommunitiesJob
@@ -184,6 +185,12 @@ def test_isolated_tokens_are_kept_and_counted(source: Run) -> None:
     assert {shard["measures"]["isolated_tokens"] for shard in run.manifest()["shards"]} == {int(isolated_V.sum())}
 
 
+def test_shards_of_one_thread_run_on_every_core() -> None:
+    capacity = Capacity(nodes=2, cpus=16, cpus_per_node=8, gpus=0)
+    assert Grant.divide(capacity, 0, most_cpus=1) == Grant(cpus=1, gpus=0, workers=16)
+    assert Grant.divide(capacity, 0) == Grant(cpus=4, gpus=0, workers=4)
+
+
 def test_one_restart_has_no_stability(source: Run) -> None:
     run = communities(source, restarts=1).run
     assert rows(run, "communities")["stability"].null_count == 1024
@@ -341,6 +348,9 @@ def test_the_command_prints_communities_and_exports_the_graph(
 ) -> None:
     frequencies, exported = tmp_path / "f.csv", tmp_path / "graph.graphml"
     frequencies.write_text("token,id,count\n" + "".join(f"x,{token},{token}\n" for token in range(1024)))
+    empty, foreign = tmp_path / "empty.csv", tmp_path / "foreign.csv"
+    empty.write_text("token,id,count\n")
+    foreign.write_text("token,id,count\nx,1024,1\n")
     common = ["communities", source.folder.name, "--out", str(source.folder.parent), "--in-process"]
     arguments = ["--restarts", "2", "--frequencies", str(frequencies), "--most-frequent", "800"]
     assert submit_command([*common, *arguments, "--export", str(exported)]) == 0
@@ -361,7 +371,10 @@ def test_the_command_prints_communities_and_exports_the_graph(
 
     for bad, complaint in (
         (["--export", str(tmp_path / "no" / "graph.graphml")], "--export"),
-        (["--most-frequent", "0"], "--most-frequent 0"),
+        (["--most-frequent", "5"], "--frequencies CSV"),
+        (["--most-frequent", "0", "--frequencies", str(frequencies)], "--most-frequent 0"),
+        (["--frequencies", str(empty)], "no edge"),
+        (["--frequencies", str(foreign)], "ids of run"),
         (["--frequencies", str(tmp_path / "none.csv")], "--frequencies"),
         (["--neighbours", "20"], "at most 19"),
     ):

@@ -169,15 +169,16 @@ def test_the_map_keeps_communities_together_and_isolated_vertices_outside() -> N
 
 
 def test_a_hub_does_not_pull_the_map_onto_itself() -> None:
-    plain = cliques(20, 30)
-    pairs = zip(plain.source_E.tolist(), plain.target_E.tolist(), strict=True)
-    edges = dict(zip(pairs, plain.weight_E.tolist(), strict=True)) | {(vertex, 600): 0.5 for vertex in range(600)}
-    graph = graph_of(edges, 601)
-    community_N, _ = find_communities(graph, quality="rb", resolution=1.5, seed=0, restart=0)
-    place_N2 = map_layout(graph, community_N, seed=0)
-    apart_NN = np.linalg.norm(place_N2[:, None] - place_N2[None], axis=2)
+    rng = np.random.default_rng(0)
+    own = np.repeat(np.arange(20), 60)  # twenty groups of sixty, four links each inside, and a vertex linked to all
+    ends = (own[:, None] * 60 + rng.integers(0, 60, (1200, 4))).ravel()
+    links = {(min(a, b), max(a, b)) for a, b in zip(np.repeat(np.arange(1200), 4).tolist(), ends.tolist(), strict=True)}
+    edges = dict.fromkeys(sorted(link for link in links if link[0] != link[1]), 0.5)
+    graph = graph_of(edges | {(vertex, 1200): 0.5 for vertex in range(1200)}, 1201)
+    place_N2 = map_layout(graph, np.append(own, 20).astype(np.int32), seed=0)
+    apart_NN = np.linalg.norm(place_N2[:1200, None] - place_N2[None, :1200], axis=2)
     np.fill_diagonal(apart_NN, np.inf)
-    assert (community_N[apart_NN.argmin(1)] == community_N)[:600].mean() > 0.95
+    assert (own[apart_NN.argmin(1)] == own).mean() > 0.95
 
 
 def test_a_map_leaves_the_global_random_state_alone() -> None:
