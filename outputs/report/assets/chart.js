@@ -45,8 +45,17 @@ function keysOf(names) {
   }));
 }
 
+// Points in runs: nothing is drawn over a step in x that is wider than `gap`, where nothing was measured.
+function runsOf(points, gap) {
+  const runs = [];
+  points.forEach((point, place) => {
+    if (place && point[0] - points[place - 1][0] <= gap) runs[runs.length - 1].push(point); else runs.push([point]);
+  });
+  return runs;
+}
+
 // A chart. series: [{name, kind: place in the palette, points: [[x, y]], band: [[x, low, high]]}]; a point may carry a note.
-function lineChart({ title, unit, xName, series, yLog = false, yZero = false, yRange = null, xRange = null, format = figure, rule = null, width = 400, height = 230 }) {
+function lineChart({ title, unit, xName, series, yLog = false, yZero = false, yRange = null, xRange = null, format = figure, rule = null, gap = Infinity, width = 400, height = 230 }) {
   const left = 46, right = 10, top = 8, bottom = 38;
   const points = series.flatMap((one) => one.points.filter(([x, y]) => isNumber(x) && isNumber(y) && (!yLog || y > 0)));
   const heading = el("h3", null, title, unit ? el("small", null, unit) : null);
@@ -75,11 +84,14 @@ function lineChart({ title, unit, xName, series, yLog = false, yZero = false, yR
   const shown = series.map((one, place) => ({ ...one, look: kindOf(one.kind ?? place),
     points: one.points.filter(([x, y]) => isNumber(x) && isNumber(y) && (!yLog || y > 0)).sort((a, b) => a[0] - b[0]) }));
   for (const one of shown) {
-    if (one.band && one.band.length > 1) {
-      const upper = one.band.map(([x, , high]) => `${px(x)} ${py(high)}`), lower = one.band.map(([x, low]) => `${px(x)} ${py(low)}`).reverse();
-      plot.append(svg("path", { class: "band", d: `M${[...upper, ...lower].join("L")}Z`, fill: one.look.colour }));
+    for (const part of runsOf(one.band || [], gap)) {
+      const upper = part.map(([x, , high]) => `${px(x)} ${py(high)}`), lower = part.map(([x, low]) => `${px(x)} ${py(low)}`).reverse();
+      if (part.length > 1) plot.append(svg("path", { class: "band", d: `M${[...upper, ...lower].join("L")}Z`, fill: one.look.colour }));
     }
-    if (one.points.length > 1) plot.append(svg("path", { class: "line", d: `M${one.points.map(([x, y]) => `${px(x)} ${py(y)}`).join("L")}`, stroke: one.look.colour, "stroke-dasharray": shown.length > 1 ? one.look.dash || null : null }));
+    for (const part of runsOf(one.points, gap)) {
+      if (part.length > 1) plot.append(svg("path", { class: "line", d: `M${part.map(([x, y]) => `${px(x)} ${py(y)}`).join("L")}`, stroke: one.look.colour, "stroke-dasharray": shown.length > 1 ? one.look.dash || null : null }));
+      else if (one.points.length > 40) plot.append(marker(one.look.marker, px(part[0][0]), py(part[0][1]), one.look.colour));
+    }
     if (one.points.length <= 40) for (const [x, y] of one.points) plot.append(marker(one.look.marker, px(x), py(y), one.look.colour));
   }
   const readline = el("p", { class: "readline", "aria-live": "polite" });

@@ -24,7 +24,7 @@ const diverging = (share) => mix(hexToRgb(variable("--middle")), share < 0 ? COL
 
 // A scale from values to colours. `kind` is "amount" (cividis) or "signed" (blue, middle, orange around 0).
 function colourScale(kind, low, high, { logarithmic = false } = {}) {
-  const place = (value) => logarithmic ? Math.log(Math.max(value, 1e-12)) : value;
+  const place = (value) => logarithmic ? Math.log(Math.max(value, low)) : value;
   const limit = Math.max(Math.abs(low), Math.abs(high)) || 1, from = place(low), span = place(high) - from || 1;
   const at = kind === "signed" ? (value) => diverging(value / limit) : (value) => cividis((place(value) - from) / span);
   const ends = kind === "signed" ? [-limit, limit] : [low, high];

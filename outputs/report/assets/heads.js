@@ -1,7 +1,7 @@
 // All heads of a scan: one grid a measure, the numbers of the head pointed at, and the spectrum of the chosen one.
 
 const GRIDS = [
-  { column: "semantic_category_score_mean", title: "Semantic Category Score", unit: "nats", kind: "amount", format: (value) => figure(value),
+  { column: "semantic_category_score_mean", title: "Semantic Category Score", unit: "nats, log colour scale", kind: "amount", logarithmic: true, format: (value) => figure(value),
     caption: "Lower (dark) = on prompts of category words the head attends to earlier words of the query\u2019s category. Measured with the head\u2019s real attention pattern." },
   { column: "suppression_index_mean", title: "Suppression index", unit: "standard deviations", kind: "signed", format: (value) => figure(value),
     caption: "Above 0 (orange) = the head prefers a token\u2019s look-alikes to the token itself; below 0 (blue) = the token itself. Mean over the vocabulary." },
@@ -17,9 +17,11 @@ const READOUT = [
   ["self_z_mean", "self z", figure],
   ["self_top10_share", "among own best 10", percent],
   ["negative_self_energy_null_z", "negative energy z", figure],
-  ["fidelity", "fidelity", figure],
-  ["previous_token_score", "previous-token score", figure],
-  ["duplicate_token_score", "duplicate-token score", figure],
+  ["fidelity", "fidelity of states", figure],
+  ["previous_token_score", "to the token before", percent],
+  ["duplicate_token_score", "to the same token earlier", percent],
+  ["induction_score", "to the token after that", percent],
+  ["bos_share", "to BOS", percent],
 ];
 
 async function headsSection(section, runs) {
@@ -45,7 +47,7 @@ async function headsSection(section, runs) {
   for (const grid of GRIDS) {
     const values = extent(rows.map((row) => row[grid.column]));
     if (!values) continue;
-    grids.push(headGrid({ ...grid, scale: colourScale(grid.kind, ...values), onShow: show, onChoose: choose, cells: rows.map((row) => ({ name: row.name, layer: row.layer, head: row.head, value: row[grid.column] })) }));
+    grids.push(headGrid({ ...grid, scale: scaleOf(grid, values), onShow: show, onChoose: choose, cells: rows.map((row) => ({ name: row.name, layer: row.layer, head: row.head, value: row[grid.column] })) }));
   }
   const id = freshId("head");
   const select = el("select", { id, onchange: () => choose(select.value) }, rows.map((row) => el("option", { value: row.name }, row.label ? `${row.name} (${row.label.replaceAll("_", " ")})` : row.name)));
@@ -58,9 +60,15 @@ async function headsSection(section, runs) {
     missing.length ? el("p", { class: "note" }, `Not in this run: ${missing.join(", ")}.`) : null,
     spectrum ? below : null, labelled(rows, choose),
     numbersBehind("All numbers of all heads", section.table),
-    el("p", { class: "note" }, el("strong", null, "Exact: "), "ranks and scores, given each head\u2019s float32 queries and keys; eigenvalues from the 2H \u00d7 2H problem. ", el("strong", null, "Approximate by definition: "), `token states \u201c${run.spec.states}\u201d leave out context, a rough picture at deep layers. `, el("strong", null, "Sampled: "), "the interval of the suppression index (bootstrap over tokens) and the random heads of the null."));
+    el("p", { class: "note" }, el("strong", null, "Exact: "), "ranks and scores, given each head\u2019s float32 queries and keys; eigenvalues from the 2H \u00d7 2H problem. ", el("strong", null, "Approximate by definition: "), `token states \u201c${run.spec.states}\u201d leave out context, a rough picture at deep layers. `, el("strong", null, "Sampled: "), "the interval of the suppression index (bootstrap over tokens), the random heads of the null, and what is measured on prompts: semantic score, fidelity, attention to single places."));
   choose(startHead(rows));
   return card;
+}
+
+// A few heads far off would leave all others one colour; a logarithm keeps them apart, down to a thousandth of the largest.
+function scaleOf(grid, [low, high]) {
+  const logarithmic = Boolean(grid.logarithmic) && high > 0;
+  return colourScale(grid.kind, logarithmic ? Math.max(low, high / 1000) : low, high, { logarithmic });
 }
 
 // The head that a reader looks for first: the most suppressing one among those that prefer kin.
