@@ -64,13 +64,18 @@ def read_whole(run: Run, table: str) -> pa.Table:
         raise ValueError(f"run {run.folder.name} is not finished; submit the same request again to finish it")
     parts = [part for part in manifest["parts"] if _table_of(part) == table]
     # A table of one file may have rows of finer grain in a folder of its name.
-    parts = [part for part in parts if part.path == f"{table}.parquet"] or parts
+    single = [part for part in parts if part.path == f"{table}.parquet"]
+    parts = single or parts
     if not parts:
         raise ValueError(f"run {run.folder.name} has no table {table!r}")
     for part in parts:
         if fault := part.fault(run.folder):
             raise ValueError(f"run {run.folder.name} is damaged: {fault}; submit the same request again to repair it")
-    return pa.concat_tables([pq.read_table(run.folder / part.path, partitioning=_HIVE) for part in parts])
+    if single:
+        return read_parts(run, single)
+    # Partition columns come from the folders below the table's own, whatever the folders above it are called.
+    files = [str(run.folder / part.path) for part in parts]
+    return ds.dataset(files, partitioning=_HIVE, partition_base_dir=str(run.folder / table)).to_table()
 
 
 def _table_of(part: Part) -> str:

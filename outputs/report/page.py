@@ -101,8 +101,10 @@ def require_replaceable(file: Path) -> None:
     if file.is_dir():
         raise ValueError(f"--out {file} is a folder; name a file in it, such as {file / 'report.html'}")
     if file.exists():
-        with file.open("rb") as stream:
-            begins = stream.read(len(MARK))
+        begins = b""
+        if file.is_file():
+            with file.open("rb") as stream:
+                begins = stream.read(len(MARK))
         if begins != MARK.encode():
             raise ValueError(f"--out {file} is no report and is left alone; choose another file, or remove it first")
 

@@ -26,7 +26,7 @@ Finish = Callable[..., Path]
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    return tmp_path / "runs"
+    return tmp_path / "layer=9" / "runs"  # a name that must not be taken for a partition's
 
 
 @pytest.fixture

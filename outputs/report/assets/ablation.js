@@ -90,7 +90,7 @@ async function ablationSection(section, runs) {
     const describe = (rowName, columnName, value, [x, y]) => {
       const row = extra.get(y * columns.length + x);
       if (!row) return `${rowName} does not reach ${columnName}`;
-      return `${rowName} ablated: score of ${columnName} ${value < 0 ? "falls" : "rises"} by ${figure(Math.abs(value))} to ${figure(row.score_mean)} nats${isNumber(row.loss_delta) ? `, loss ${value === 0 ? "" : row.loss_delta < 0 ? MINUS : "+"}${figure(Math.abs(row.loss_delta))}` : ""}`;
+      return `${rowName} ablated: score of ${columnName} ${value < 0 ? "falls" : "rises"} by ${figure(Math.abs(value))}${isNumber(row.delta_low) ? ` (change ${figure(row.delta_low)} to ${figure(row.delta_high)})` : ""} to ${figure(row.score_mean)} nats${isNumber(row.loss_delta) ? `, loss ${value === 0 ? "" : row.loss_delta < 0 ? MINUS : "+"}${figure(Math.abs(row.loss_delta))}` : ""}`;
     };
     return el("div", null, matrixView({ title, rowNames: chosen, columnNames: columns, values, scale, describe }), scaleLegend(scale, figure, "change of the score, nats"));
   };

@@ -57,6 +57,8 @@ function tiles(entries) {
     el("div", { class: "tile" }, el("dt", null, name), el("dd", null, value, note ? el("small", null, note) : null))));
 }
 
+const MOST_ROWS = 2000;
+
 // A table to open: the numbers behind a figure.
 function numbersBehind(title, table) {
   const names = Object.keys(table.columns);
@@ -66,10 +68,11 @@ function numbersBehind(title, table) {
       el("th", { scope: "col", title: table.columns[name].description || null }, name)))), body)));
   box.addEventListener("toggle", () => {
     if (body.childElementCount) return;
-    for (const row of rowsOf(table)) {
+    for (const row of rowsOf(table).slice(0, MOST_ROWS)) {
       body.append(el("tr", null, names.map((name) =>
         el("td", null, isNumber(row[name]) ? (Number.isInteger(row[name]) ? String(row[name]) : figure(row[name], 4)) : row[name] ?? DASH))));
     }
+    if (table.rows > MOST_ROWS) box.append(el("p", { class: "note" }, `The first ${whole(MOST_ROWS)} of ${whole(table.rows)} rows; the run\u2019s Parquet table has all.`));
   });
   return box;
 }

@@ -6,7 +6,7 @@ async function tokensSection(section, runs) {
   data.isSpecial = new Set(data.special);
   data.unit = run.spec.scores === "bilinear" ? "" : "nats";
   const map = data.map ? await preparedMap(data.map, data.texts) : null;
-  const panel = el("div", { class: "panel", tabindex: 0, role: "region", "aria-live": "polite", "aria-label": "The chosen token" },
+  const panel = el("div", { class: "panel", tabindex: 0, role: "region", "aria-label": "The chosen token" },
     el("p", { class: "empty" }, map ? "Search a token or click one on the map." : "Search a token to see its neighbours."));
   const swatch = (token) => {
     const point = map ? map.pointOf(token) : null;
@@ -15,11 +15,13 @@ async function tokensSection(section, runs) {
     dot.style.background = map.kindColour(point);
     return dot;
   };
+  const said = el("p", { class: "visually-hidden", "aria-live": "polite" });
   let view = null;
   function choose(token, { reveal = true, approach = false } = {}) {
     panel.replaceChildren(...tokenPanel(data, token, { map, onPick: choose, swatch }));
     panel.scrollTop = 0;
     panel.dataset.token = token;
+    said.textContent = `${tokenLabel(data.texts[token])}, own rank ${whole(data.self_rank[token])}`;
     if (!view) return;
     const linked = new Set(Array.from(data.key_ids.subarray(token * data.kept, (token + 1) * data.kept)).map(map.pointOf));
     linked.delete(null);
@@ -43,7 +45,7 @@ async function tokensSection(section, runs) {
     el("h2", null, map ? "Map of the vocabulary" : "Tokens", el("small", null, `${data.head} of ${run.model}`)),
     el("p", { class: "how" }, ...howToRead(data, map)),
     tiles(summaryOf(data, map)), bar,
-    el("div", { class: map ? "explorer" : "explorer mapless" }, left, panel),
+    el("div", { class: map ? "explorer" : "explorer mapless" }, left, panel), said,
     el("p", { class: "note" }, el("strong", null, "Exact: "), `scores (pre-softmax${data.unit ? ", in nats" : ", bilinear form"}), their order and the own rank, over all ${whole(data.size)} keys. `,
       el("strong", null, "Cut: "), `the run keeps the best ${data.stored} keys of each token, this page the best ${data.kept}; \u201cattended by\u201d is counted within those. `,
       map ? [el("strong", null, "Approximate: "), "places on the map come from a layout of the graph; near means linked, but distances have no unit and far apart proves nothing. Communities depend on the resolution and the seed; stability says which memberships are solid. "] : null,

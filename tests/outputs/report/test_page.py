@@ -103,5 +103,7 @@ def test_a_report_is_replaced_and_nothing_else(tmp_path: Path, text: str) -> Non
     with pytest.raises(ValueError, match=r"notes\.html is no report .* choose another file"):
         page.write(other, text)
     assert other.read_text() == "<!doctype html><p>mine</p>"
+    with pytest.raises(ValueError, match=r"/dev/stdout is no report"):
+        page.write(Path("/dev/stdout"), text)
     with pytest.raises(ValueError, match=r"cannot be written"):
         page.write(other / "report.html", text)
