@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 from outputs.part import Part
 from outputs.run import Run
 
+_HIVE = ds.partitioning(pa.schema([("layer", pa.int32()), ("head", pa.int32())]), flavor="hive")
+
 
 def read_rows(run: Run, table: str, token_ids: Sequence[int]) -> pa.Table:
     """The rows of some tokens.
@@ -33,10 +35,51 @@ def read_rows(run: Run, table: str, token_ids: Sequence[int]) -> pa.Table:
     files = [str(run.folder / part.path) for part in manifest["parts"] if part.path.startswith(f"{table}/")]
     if not files:
         raise ValueError(f"run {run.folder.name} has no table {table!r}")
-    partitioning = ds.partitioning(pa.schema([("layer", pa.int32()), ("head", pa.int32())]), flavor="hive")
-    dataset = ds.dataset(files, partitioning=partitioning, partition_base_dir=str(run.folder / table))
+    dataset = ds.dataset(files, partitioning=_HIVE, partition_base_dir=str(run.folder / table))
     rows = dataset.to_table(filter=pc.field("token_id").isin(list(token_ids)))
     return rows.sort_by([("layer", "ascending"), ("head", "ascending"), ("token_id", "ascending")])
+
+
+def table_names(run: Run) -> set[str]:
+    """Names of the tables of a finished run, such as `topk` and `heads`; none if it is not finished."""
+    manifest = run.manifest()
+    return set() if manifest is None else {_table_of(part) for part in manifest["parts"]}
+
+
+def read_whole(run: Run, table: str) -> pa.Table:
+    """A whole table of a finished run, once its files are found to be those that were committed.
+
+    Args:
+        run: the run.
+        table: `topk`, `heads` or another of its tables.
+
+    Returns:
+        Its rows, one part after the other, with the partition columns layer and head where it has them.
+
+    Raises:
+        ValueError: if the run is not finished, has no such table, or a file of it is damaged.
+    """
+    manifest = run.manifest()
+    if manifest is None:
+        raise ValueError(f"run {run.folder.name} is not finished; submit the same request again to finish it")
+    parts = [part for part in manifest["parts"] if _table_of(part) == table]
+    # A table of one file may have rows of finer grain in a folder of its name.
+    single = [part for part in parts if part.path == f"{table}.parquet"]
+    parts = single or parts
+    if not parts:
+        raise ValueError(f"run {run.folder.name} has no table {table!r}")
+    for part in parts:
+        if fault := part.fault(run.folder):
+            raise ValueError(f"run {run.folder.name} is damaged: {fault}; submit the same request again to repair it")
+    if single:
+        return read_parts(run, single)
+    # Partition columns come from the folders below the table's own, whatever the folders above it are called.
+    files = [str(run.folder / part.path) for part in parts]
+    return ds.dataset(files, partitioning=_HIVE, partition_base_dir=str(run.folder / table)).to_table()
+
+
+def _table_of(part: Part) -> str:
+    return part.path.partition("/")[0].removesuffix(".parquet")
 
 
 def read_parts(run: Run, parts: Sequence[Part]) -> pa.Table:

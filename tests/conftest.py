@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 # No test may ask a hub; set before any library that reads it is imported.
@@ -19,6 +20,30 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["QKATLAS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def finish_run() -> Callable[..., Path]:
+    """Write a finished run that holds given tables; returns its folder."""
+
+    def finish(out: Path, job: str, tables: Mapping[str, pa.Table], spec: Mapping[str, object] | None = None) -> Path:
+        from outputs.identity import identify
+        from outputs.journal import Receipt
+        from outputs.part import write_part
+        from outputs.run import Run
+        from outputs.shard import Shard
+
+        model = {"architecture": {"vocab_size": 1}, "weights_sha256": "0" * 64, "vocabulary_sha256": "0" * 64}
+        request = identify(job, spec or {}, model)
+        run = Run(out / f"{job}-{request['run_id']}")
+        with run.driving():
+            shards = run.plan_or_load(request, [Shard("all", "all", {"start": 0, "stop": 1})], bool)
+            parts = tuple(write_part(run.folder, path, table) for path, table in tables.items())
+            run.record(Receipt(shard="all", inputs="i", parts=parts))
+            run.commit(request, shards, [], provenance={"model": "test", "finished": "2026-01-01T00:00:00+00:00"})
+        return run.folder
+
+    return finish
 
 
 @pytest.fixture(scope="session")

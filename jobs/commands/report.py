@@ -1,0 +1,39 @@
+"""`submit report`."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("report")
+@click.argument("run_names", metavar="RUN...", nargs=-1, required=True)
+@click.option(
+    "--out", default="report.html", show_default=True, metavar="FILE", help="The file, or the folder for report.html."
+)
+@click.option("--runs", default="runs", show_default=True, metavar="DIR", help="Folder of all runs.")
+@click.option(
+    "--neighbours",
+    type=int,
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Attended tokens of each token that the report keeps.",
+)
+def report(run_names: tuple[str, ...], out: str, runs: str, neighbours: int) -> None:
+    """Show finished runs in one HTML file that needs no network."""
+    from jobs.report import Report
+    from jobs.session import local_folder
+    from outputs import store
+    from outputs.report import page
+
+    file = local_folder(out)
+    if file.is_dir():
+        file /= "report.html"
+    page.require_replaceable(file)
+    chosen = [store.find(local_folder(runs), name) for name in run_names]
+    built = Report.of(chosen, neighbours=neighbours)
+    title, blocks = built.content()
+    size = page.write(file, page.render(title, blocks))
+    names = ", ".join(run.folder.name for run in built.runs)
+    click.echo(f"{title}: {size / 1e6:.1f} MB in {file}, from {names}")
+    click.echo("open it in a browser; it needs no network and no other file")

@@ -1,0 +1,35 @@
+// Puts the sections on the page, one after the other, so that the first can be read while the next is drawn.
+
+const SECTIONS = { tokens: tokensSection, heads: headsSection, steering: steeringSection, ablation: ablationSection, similarity: similaritySection };
+
+async function main() {
+  const content = document.getElementById("content"), contents = document.getElementById("contents"), lead = document.getElementById("lead");
+  if (typeof DecompressionStream === "undefined") {
+    lead.textContent = "This browser is too old to unpack the data of this page: it needs Chrome or Edge 103, Firefox 113, Safari 16.4 or later.";
+    return;
+  }
+  const index = await readJson("index");
+  const models = new Set(index.runs.map((run) => run.model)), sizes = new Set(index.runs.map((run) => run.vocab_size).filter(isNumber));
+  lead.textContent = `${index.runs.length === 1 ? "One run" : `${index.runs.length} runs`} of ${[...models].join(", ")}${sizes.size === 1 ? `, a vocabulary of ${whole([...sizes][0])} tokens` : ""}. This page is one file and needs no network.`;
+  const add = (node) => {
+    node.id = freshId("section");
+    content.append(node);
+    contents.append(el("a", { href: `#${node.id}` }, node.querySelector("h2").firstChild.textContent));
+  };
+  for (const section of index.sections) {
+    try {
+      add(await SECTIONS[section.kind](section, index.runs));
+    } catch (error) {
+      // One figure that cannot be drawn must not take the others with it; the console says more.
+      content.append(el("p", { class: "notice", role: "alert" }, `The section \u201c${section.kind}\u201d could not be drawn: ${error.message}`));
+      console.error(error);
+    }
+    performance.mark(`drawn ${section.kind}`);
+    await new Promise((resolve) => setTimeout(resolve));
+  }
+  add(runsSection(index.runs));
+  document.documentElement.dataset.ready = "true";
+  performance.mark("ready");
+}
+
+main();
