@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,3 +97,13 @@ def reference_scores() -> Callable[..., np.ndarray]:
         return (normed @ w_q + b_q) @ (normed @ w_k + b_k).T / np.sqrt(d_head)
 
     return scores
+
+
+@pytest.fixture(scope="session")
+def worded_model(make_random_model: Callable[..., Path], planted_tiny: Path) -> Path:
+    """A random model that shares the planted model's tokens, so that there are category prompts for it."""
+    end = 1023
+    folder = make_random_model(3, vocab_size=1024, bos_token_id=end, eos_token_id=end)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(planted_tiny / name, folder / name)
+    return folder
