@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import click
 
+from jobs.commands.ablation import ablation
 from jobs.commands.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, INTERRUPTED, say
 from jobs.commands.full_vocab import full_vocab
 from jobs.commands.head_scan import head_scan
@@ -80,5 +81,5 @@ def submit() -> None:
     """Map what attention heads do over a model's whole vocabulary."""
 
 
-for command in (full_vocab, head_scan, runs, status, verify, model):
+for command in (full_vocab, head_scan, ablation, runs, status, verify, model):
     submit.add_command(command)

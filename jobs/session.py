@@ -16,10 +16,14 @@ from jobs.clock import Clock
 from jobs.progress import Progress
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
     from cluster.executor import Executor
     from jobs.service import Job, Result
+
+
+_QUERIED = {"self": "self", "heads": "heads.parquet", "ablation": "ablation.parquet"}
+"""Tables that a query may be over."""
 
 
 def local_folder(out: str) -> Path:
@@ -104,14 +108,14 @@ class Session:
             argv=sys.argv,  # noqa: TID251 - recorded in the manifest, not read
         )
 
-    def report(self, result: Result, answer: Callable[[], Table], tables: Sequence[str], query: str) -> int:
+    def report(self, result: Result, answer: Callable[[], RenderableType], tables: Sequence[str], query: str) -> int:
         """Say how the job ended: the answer, where the data lies, how long it took, and what to try next.
 
         Args:
             result: how the job ended.
-            answer: makes the table a person wants from a finished run.
+            answer: makes the tables a person wants from a finished run.
             tables: its tables.
-            query: an expression of pandas over `{self}` or `{heads}`, the quoted paths of those tables.
+            query: an expression of pandas over `{self}`, `{heads}` or `{ablation}`, the quoted paths of those tables.
 
         Returns:
             The exit code: 0, or 1 if shards failed.
@@ -140,7 +144,7 @@ class Session:
             self._line("\nfinished before; nothing had to be computed")
         self._line(f"{size:.1f} MB in {folder}: {', '.join(tables)}")
         # JSON strings are Python strings too, and in double quotes they stand inside the shell's single ones.
-        paths = {name: json.dumps(str(folder / file)) for name, file in (("self", "self"), ("heads", "heads.parquet"))}
+        paths = {name: json.dumps(str(folder / file)) for name, file in _QUERIED.items()}
         program = f"import pandas; print({query.format(**paths)})"
         self._line(f"next: submit verify {shlex.quote(str(folder))}")
         self._line(f"      python -c {shlex.quote(program)}")

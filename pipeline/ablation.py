@@ -2,7 +2,8 @@
 
 A layer's ablations all begin at what the model as it is computed there: the residual stream, and each component's
 output, are taken once by TransformerBridge's hooks. The stream differs from then on by the replaced output alone, and
-what reads it is run: the layer's MLP, where attention was replaced, and the layers above up to the last one asked about.
+what reads it is run: the layer's MLP, where attention was replaced, and the layers above, up to the last one asked
+about.
 
 Shapes: P passages of a batch, T positions, N heads of a layer, H head dimension, D model, S passages of a stack (those
 of several ablations one after the other), M components, Z heads that are measured.
@@ -143,7 +144,8 @@ def measure_ablated(
         assert passages.partners_PT is not None, "outputs are resampled from partners"
         others = _outputs(model, passages.partners_PT, components[0].layer)
     if kind == "mean":
-        others = {source: torch.from_numpy(means[source]).to(model.device) for source in clean if source.kind != MLP_RESIDUAL}
+        sources = [source for source in clean if source.kind != MLP_RESIDUAL]
+        others = {source: torch.from_numpy(means[source]).to(model.device) for source in sources}
 
     count, length = passages.tokens_PT.shape
     step = max(1, STACK_TOKENS[model.device.type] // (count * length))
@@ -169,20 +171,22 @@ def _measure_stack(
     stacked = _repeated(passages, len(components))
     scores: dict[int, torch.Tensor] = {}
     layers = measurement.layers(first)
-    hooks = {layer: _keep_scores(layer, scores, stacked, measurement) for layer in layers}
+    keep = {layer: _keep_scores(layer, scores, stacked, measurement) for layer in layers}
+
+    def visit(layer: int, scores_SNTT: torch.Tensor) -> None:
+        keep[layer](scores_SNTT)
+
     losses_MP = None
     if measurement.loss:
-        end_STD = model.go_on(stream_STD, first, {scores_hook(layer): hook for layer, hook in hooks.items()})
+        end_STD = model.go_on(stream_STD, first, {scores_hook(layer): hook for layer, hook in keep.items()})
         losses_MP = _losses(model, end_STD, stacked).reshape(len(components), -1)
     elif layers:
-        model.scores_from(stream_STD, first, layers, lambda layer, scores_SNTT: hooks[layer](scores_SNTT))
+        model.scores_from(stream_STD, first, layers, visit)
     scores_SZ = _heads(scores, measurement, first, stacked)[0]
     return Measured(scores_SZ.reshape(len(components), len(passages.tokens_PT), -1), losses_MP)
 
 
-def _streams(
-    model: Forward, components: Sequence[Component], clean: Outputs, others: Outputs
-) -> list[torch.Tensor]:
+def _streams(model: Forward, components: Sequence[Component], clean: Outputs, others: Outputs) -> list[torch.Tensor]:
     """The residual stream in front of the first layer above each ablation, [P, T, D] each."""
     layer = components[0].layer
     if layer is None:
@@ -258,9 +262,7 @@ def _keep(component: Component, outputs: dict[Component, torch.Tensor]) -> Hook:
     return keep
 
 
-def _keep_scores(
-    layer: int, scores: dict[int, torch.Tensor], passages: Passages, measurement: Measurement
-) -> Hook:
+def _keep_scores(layer: int, scores: dict[int, torch.Tensor], passages: Passages, measurement: Measurement) -> Hook:
     """A hook that scores a layer's measured heads and keeps the scores, [P, heads of the layer]."""
     heads = [head.index for head in measurement.heads if head.layer == layer]
 
@@ -271,9 +273,7 @@ def _keep_scores(
     return keep
 
 
-def _heads(
-    scores: Mapping[int, torch.Tensor], measurement: Measurement, first: int, passages: Passages
-) -> np.ndarray:
+def _heads(scores: Mapping[int, torch.Tensor], measurement: Measurement, first: int, passages: Passages) -> np.ndarray:
     """Scores of all layers side by side, float64 [1, P, Z]."""
     layers = measurement.layers(first)
     if not layers:
@@ -289,9 +289,7 @@ def _losses(model: Forward, end_PTD: torch.Tensor, passages: Passages) -> np.nda
     surprisal_R = torch.cat(
         [
             functional.cross_entropy(model.logits(stream_RD[start : start + LOGIT_ROWS]), next_one, reduction="none")
-            for start, next_one in zip(
-                range(0, len(next_R), LOGIT_ROWS), next_R.split(LOGIT_ROWS), strict=True
-            )
+            for start, next_one in zip(range(0, len(next_R), LOGIT_ROWS), next_R.split(LOGIT_ROWS), strict=True)
         ]
     )
     surprisal_PT = surprisal_R.double().cpu().numpy().reshape(len(tokens_PT), -1)

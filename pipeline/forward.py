@@ -119,7 +119,8 @@ class Forward:
     def output_weights(self, layer: int) -> torch.Tensor:
         """W_O of a layer's heads, [N, H, D]: what each head's mixed values become in the residual stream."""
         weight = self.bridge.blocks[layer].attn.o.original_component.weight  # a Conv1D's, [N * H, D]
-        return weight.reshape(self.architecture.n_heads, self.architecture.d_head, -1)
+        weight_NHD: torch.Tensor = weight.reshape(self.architecture.n_heads, self.architecture.d_head, -1)
+        return weight_NHD
 
     def logits(self, stream_RD: torch.Tensor) -> torch.Tensor:
         """Logits [R, V] of what leaves the last layer."""
@@ -158,7 +159,7 @@ def scores_hook(layer: int) -> str:
     return f"blocks.{layer}.attn.hook_attn_scores"
 
 
-def _bridge_hooks(hooks: Mapping[str, Hook]) -> list[tuple[str, Callable[..., torch.Tensor | None]]]:
+def _bridge_hooks(hooks: Mapping[str, Hook]) -> list[tuple[str | Callable[..., Any], Callable[..., Any]]]:
     return [(name, lambda activation, hook, act=act: act(activation)) for name, act in hooks.items()]
 
 

@@ -53,7 +53,9 @@ def ours(
     def work(model: Forward, batch: Passages) -> Measured:
         return measure_ablated(model, batch, measurement, components, kind=kind, means=means)
 
-    done = [each for each, _ in clean] if components == [CLEAN] else for_batches(weights, batches, work, threads=threads)
+    done = (
+        [each for each, _ in clean] if components == [CLEAN] else for_batches(weights, batches, work, threads=threads)
+    )
     losses = [each.losses_MP for each in done if each.losses_MP is not None]
     return Measured(
         np.concatenate([each.scores_MPZ for each in done], axis=1),
@@ -169,9 +171,7 @@ def test_ablations_equal_hugging_face_hooks(
                 assert (moved < 1e-5) if unchanged else (moved > 1e-3), component.name
 
 
-def test_the_model_as_it_is_equals_hugging_face(
-    worded_model: Path, passages: Passages, reference: HuggingFace
-) -> None:
+def test_the_model_as_it_is_equals_hugging_face(worded_model: Path, passages: Passages, reference: HuggingFace) -> None:
     measured = ours(worded_model, passages, [CLEAN], "zero")
     expected_PZ, expected_P = reference.measure(CLEAN, "zero")
     np.testing.assert_allclose(measured.scores_MPZ[0], expected_PZ, atol=1e-4)
