@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -16,7 +15,6 @@ from cluster.executor import Executor, Grant
 from jobs.ablation_shards import Work, read_means, read_measured, run_ablated, run_clean
 from jobs.clock import Clock
 from jobs.head_prompts import LONGEST_DEFAULT, PROMPTS_PER_SHARD
-from jobs.head_scan import choose_heads
 from jobs.model import Model
 from jobs.settings import require_prompts
 from jobs.tables import tokens_table
@@ -70,52 +68,6 @@ class Ablation:
         require_prompts(self.prompts, self.length, self.seed)
         if self.text is not None and not self.loss:
             raise ValueError("--text and --no-loss exclude each other, for the text serves the loss alone; drop one")
-
-
-def choose_targets(targets: str | None, model: Model) -> tuple[str, ...]:
-    """The heads that `--targets` means.
-
-    Args:
-        targets: heads and layers such as `L1H5,L4`; None = every head.
-        model: the model.
-
-    Returns:
-        The heads' names, by layer and place, each once.
-
-    Raises:
-        ValueError: if the text is malformed, or names what the model does not have.
-    """
-    shape = model.checkpoint.architecture
-    if targets is None:
-        targets = ",".join(f"L{layer}" for layer in range(shape.n_layers))
-    chosen: set[Head] = set()
-    for name in map(str.strip, targets.split(",")):
-        whole = re.fullmatch(r"L(\d{1,6})", name, re.ASCII)
-        heads = [Head(int(whole[1]), head) for head in range(shape.n_heads)] if whole else [Head.parse(name)]
-        for head in heads:
-            head.require_inside(shape.n_layers, shape.n_heads)
-        chosen.update(heads)
-    return tuple(map(str, sorted(chosen)))
-
-
-def choose_layers(layers: str | None, targets: Sequence[str] | None, model: Model) -> tuple[int, ...]:
-    """The layers that `--layers` means.
-
-    Args:
-        layers: numbers and ranges such as `0-3,7`; None = all that matter.
-        targets: heads that `--targets` named; None = every head.
-        model: the model.
-
-    Returns:
-        The layers, ascending: with named targets and none given those below the last target.
-
-    Raises:
-        ValueError: if the text is malformed, or names a layer the model does not have.
-    """
-    if layers is None:
-        last = max(Head.parse(name).layer for name in targets) if targets else model.checkpoint.architecture.n_layers
-        return tuple(range(last))
-    return tuple(Head.parse(name).layer for name in choose_heads(layers, "0", model))
 
 
 @dataclass(frozen=True)
@@ -366,7 +318,7 @@ class AblationJob:
             "token_ids": prompts.tokens_PT.tolist(),
             "categories": prompts.categories_PT.tolist(),
         }
-        return pa.table(columns, schema=schemas_ablation.PROMPTS)
+        return pa.table(columns, schema=schemas_ablation.prompts(1 + self.length))
 
     def _corpus_of(self, shard: Shard) -> Corpus:
         (corpus,) = [corpus for corpus in self._corpora if shard.group.endswith(f"-{corpus.name}")]

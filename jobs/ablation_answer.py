@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -33,27 +34,25 @@ def causes(run: Run, target: Head | None) -> Group:
     rows.sort(key=lambda row: (row["kind"] != NONE, -abs(row["delta"])))
     own = [row for row in rows if _target(row) == target]
     pairs = [row for row in rows if row["kind"] == HEAD]
-    tables = [_table("component", str(target), own[: 1 + _COMPONENTS], lambda row: row["component"])]
-    if pairs:
-        names = "strongest head -> head"
-        tables.append(_table(names, "score", pairs[:_PAIRS], lambda row: f"{row['component']} -> {_target(row)}"))
-    return Group(tables[0], *(part for table in tables[1:] for part in ("", table)))
+    about = _table("component", f"score of {target}", own[: 1 + _COMPONENTS], lambda row: str(row["component"]))
+    if not pairs:
+        return Group(about)
+    acting = _table(
+        "strongest head -> head", "score", pairs[:_PAIRS], lambda row: f"{row['component']} -> {_target(row)}"
+    )
+    return Group(about, "", acting)
 
 
-def _table(first: str, score: str, rows: list[dict[str, Any]], name: Any) -> Table:
+def _table(first: str, score: str, rows: Sequence[dict[str, Any]], name: Callable[[dict[str, Any]], str]) -> Table:
+    with_loss = any(row["loss_delta"] is not None for row in rows)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(first, no_wrap=True)
-    for column in (score if score == "score" else f"score of {score}", "delta", "95% interval", "loss delta"):
+    for column in (score, "delta", "95% interval", *(["loss delta"] if with_loss else [])):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        changed = row["kind"] != NONE
-        table.add_row(
-            name(row),
-            f"{row['score_mean']:.3f}",
-            f"{row['delta']:+.3f}" if changed else "",
-            f"{row['delta_low']:+.3f} to {row['delta_high']:+.3f}" if changed else "",
-            f"{row['loss_delta']:+.4f}" if changed and row["loss_delta"] is not None else "",
-        )
+        cells = [f"{row['delta']:+.3f}", f"{row['delta_low']:+.3f} to {row['delta_high']:+.3f}"]
+        cells += [f"{row['loss_delta']:+.4f}"] if with_loss else []
+        table.add_row(name(row), f"{row['score_mean']:.3f}", *(cells if row["kind"] != NONE else []))
     return table
 
 

@@ -46,8 +46,9 @@ def ablation(
     options: RunOptions,
 ) -> int:
     """Ablate every component and every head, and measure the heads above: what does a behaviour rest on?"""
-    from jobs.ablation import Ablation, AblationJob, choose_layers, choose_targets
+    from jobs.ablation import Ablation, AblationJob
     from jobs.ablation_answer import causes
+    from jobs.ablation_choice import choose_layers, choose_targets
     from jobs.answer import dropped_words
     from pipeline.head import Head
 
