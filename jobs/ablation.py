@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cluster.executor import Executor, Grant
+from cluster.executor import Executor, Grant, Handle
 from jobs.ablation_shards import Work, read_means, read_measured, run_ablated, run_clean
 from jobs.clock import Clock
 from jobs.head_prompts import LONGEST_DEFAULT, PROMPTS_PER_SHARD
@@ -106,11 +106,12 @@ class AblationJob:
         shape = model.checkpoint.architecture
         self.spec = spec
         self.model = model
-        self.targets = sorted(map(Head.parse, spec.targets))
+        self.targets = sorted({Head.parse(name) for name in spec.targets})
         for target in self.targets:
             target.require_inside(shape.n_layers, shape.n_heads)
-        if spec.layers and max(spec.layers) >= shape.n_layers:
-            raise ValueError(f"--layers {max(spec.layers)} is outside the model; choose from 0 to {shape.n_layers - 1}")
+        self._layers = sorted(set(spec.layers))
+        if self._layers and self._layers[-1] >= shape.n_layers:
+            raise ValueError(f"--layers {self._layers[-1]} is outside the model; choose from 0 to {shape.n_layers - 1}")
         bos, room = shape.require_bos(), shape.n_ctx - 1
         if spec.length is not None and spec.length > room:
             raise ValueError(f"--length {spec.length} is more than the model reads after BOS; choose at most {room}")
@@ -123,6 +124,7 @@ class AblationJob:
                 "reads no word after BOS; give words of its own with --categories"
             )
         prompts = CategoryPrompts.draw(self.categories, bos=bos, count=spec.prompts, length=self.length, seed=spec.seed)
+        self._shared: tuple[Executor, Handle] | None = None
         text_W = None if spec.text is None else tokenise(model.checkpoint.path, spec.text, shape.vocab_size)
         self._text_W = text_W
         on_prompts = Measurement(tuple(self.targets), spec.loss and text_W is None)
@@ -134,7 +136,7 @@ class AblationJob:
     def _corpus(self, name: str, passages: Passages, measurement: Measurement) -> Corpus:
         if self.spec.kind == "resample":
             passages = passages.with_partners(self.spec.seed)
-        groups = [embeddings(), *(of_layer(self.model.checkpoint.architecture, layer) for layer in self.spec.layers)]
+        groups = [embeddings(), *(of_layer(self.model.checkpoint.architecture, layer) for layer in self._layers)]
         used = [group for group in groups if measurement.loss or reached(group[0], measurement.heads)]
         return Corpus(name, passages, measurement, tuple(map(tuple, used)))
 
@@ -143,7 +145,7 @@ class AblationJob:
         spec = asdict(replace(self.spec, categories=None, text=None, length=self.length))
         tokens = hashlib.sha256(repr(self.categories.token_ids).encode()).hexdigest()
         text = None if self._text_W is None else hashlib.sha256(self._text_W.tobytes()).hexdigest()
-        return {**spec, "layers": list(self.spec.layers), "targets": list(map(str, self.targets)),
+        return {**spec, "layers": self._layers, "targets": list(map(str, self.targets)),
                 "category_tokens_sha256": tokens, "text_tokens_sha256": text}  # fmt: skip
 
     def plan(self) -> list[Shard]:
@@ -193,11 +195,13 @@ class AblationJob:
     ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
         """The shards of a stage with what a worker needs for them; the weights are shared once."""
         key = self.model.identity["weights_sha256"]
-        weights = executor.put(self.model.weights())
+        weights = self._shared_weights(executor)
         clock.lap("reading weights")
         for corpus in self._corpora:
             shards = [shard for shard in stage if self._corpus_of(shard) is corpus]
-            work = Work(run.folder.resolve(), corpus.name, corpus.measurement, self.spec.layers, self.spec.kind)
+            work = Work(
+                run.folder.resolve(), corpus.name, corpus.measurement, self._summed_layers(corpus), self.spec.kind
+            )
             if shards and shards[0].group.startswith(_CLEAN):
                 for shard in shards:
                     yield shard, (work, key, weights, corpus.passages[_rows(shard)])
@@ -212,6 +216,17 @@ class AblationJob:
             for shard in shards:
                 passages, components = corpus.passages[_rows(shard)], self._components_of(shard)
                 yield shard, (work, digest.hexdigest(), weights, passages, components, shared)
+
+    def _summed_layers(self, corpus: Corpus) -> tuple[int, ...]:
+        """Layers whose outputs' means are needed."""
+        layers = [group[0].layer for group in corpus.groups]
+        return tuple(layer for layer in layers if layer is not None and self.spec.kind == "mean")
+
+    def _shared_weights(self, executor: Executor) -> Handle:
+        """The weights, read and shared once for all stages."""
+        if self._shared is None or self._shared[0] is not executor:
+            self._shared = executor, executor.put(self.model.weights())
+        return self._shared[1]
 
     def _means(self, corpus: Corpus, run: Run) -> dict[Component, np.ndarray] | None:
         """The mean outputs of the components on some passages; None unless all of these were run."""

@@ -36,7 +36,7 @@ class Work:
         folder: the run's.
         corpus: which passages: `prompts` or `text`.
         measurement: what is measured on them.
-        layers: layers whose outputs are summed.
+        layers: layers whose outputs are summed for their means, beside the embeddings.
         kind: what takes the place of an output.
     """
 
@@ -50,7 +50,7 @@ class Work:
 def run_clean(
     grant: Grant, shard: Shard, work: Work, digest: str, weights: ModelWeights, passages: Passages
 ) -> Receipt:
-    """Measure some passages with nothing ablated, and sum the components' outputs; runs on a worker.
+    """Measure some passages with nothing ablated, and sum outputs for their means; runs on a worker.
 
     Raises:
         OSError: if a part cannot be written.
@@ -62,6 +62,8 @@ def run_clean(
 
     done = for_batches(weights, _batches(passages), batch_of, threads=grant.cpus, device=_device(grant))
     parts = _write(work, shard, [CLEAN], [measured for measured, _ in done], passages)
+    if work.kind != "mean":
+        return _receipt(grant, shard, digest, parts, started)
     sums = {component: np.sum([each[component] for _, each in done], axis=0) for component in done[0][1]}
     columns = {
         "kind": [component.kind for component in sums],

@@ -34,6 +34,9 @@ KINDS = ("mean", "zero", "resample")
 Of the residual around an MLP the first two leave nothing, so that only the MLP's output goes on.
 """
 
+MEAN_KINDS = (EMBED, POS_EMBED, ATTN, MLP, HEAD)
+"""Kinds of components whose outputs have a mean."""
+
 STACK_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Tokens that run together, at least one batch; fixed for a device, because the shape of a product may change its last
 bit. Larger stacks are no faster there."""
@@ -108,7 +111,7 @@ def measure_clean(
     summed = {
         component: output.double().sum(dim=(0, 1)).flatten().cpu().numpy()
         for component, output in outputs.items()
-        if component.kind != MLP_RESIDUAL
+        if component.kind in MEAN_KINDS
     }
     return measured, summed
 
@@ -144,7 +147,7 @@ def measure_ablated(
         assert passages.partners_PT is not None, "outputs are resampled from partners"
         others = _outputs(model, passages.partners_PT, components[0].layer)
     if kind == "mean":
-        sources = [source for source in clean if source.kind != MLP_RESIDUAL]
+        sources = [source for source in clean if source.kind in MEAN_KINDS]
         others = {source: torch.from_numpy(means[source]).to(model.device) for source in sources}
 
     count, length = passages.tokens_PT.shape
@@ -194,7 +197,7 @@ def _streams(model: Forward, components: Sequence[Component], clean: Outputs, ot
         tables = {kind: clean[Component(kind)] for kind in (EMBED, POS_EMBED)}
         replaced = [{**tables, each.kind: _replacement(each, clean, others)} for each in components]
         return [parts[EMBED] + parts[POS_EMBED] for parts in replaced]
-    middle_PTD, attn_PTD, mlp_PTD = (clean[Component(kind, layer)] for kind in (MLP_RESIDUAL, ATTN, MLP))
+    middle_PTD, mlp_PTD = clean[Component(MLP_RESIDUAL, layer)], clean[Component(MLP, layer)]
     streams: dict[Component, torch.Tensor] = {}
     middles: dict[Component, torch.Tensor] = {}
     for component in components:
@@ -204,7 +207,7 @@ def _streams(model: Forward, components: Sequence[Component], clean: Outputs, ot
         elif component.kind == MLP_RESIDUAL:
             streams[component] = other_PTD + mlp_PTD
         elif component.kind == ATTN:
-            middles[component] = middle_PTD - attn_PTD + other_PTD
+            middles[component] = other_PTD + clean[_before(layer)]
         else:
             # Attention's output is linear in what its heads hand to W_O.
             change_PTH = other_PTD - clean[heads_of(layer)][:, :, component.head]
@@ -244,11 +247,17 @@ def _outputs(model: Forward, tokens_PT: np.ndarray, layer: int | None) -> Output
 
 def _hooks(layer: int, outputs: dict[Component, torch.Tensor]) -> dict[str, Hook]:
     return {
+        f"blocks.{layer}.hook_resid_pre": _keep(_before(layer), outputs),
         f"blocks.{layer}.hook_attn_out": _keep(Component(ATTN, layer), outputs),
         f"blocks.{layer}.attn.hook_z": _keep(heads_of(layer), outputs),
         f"blocks.{layer}.hook_resid_mid": _keep(Component(MLP_RESIDUAL, layer), outputs),
         f"blocks.{layer}.hook_mlp_out": _keep(Component(MLP, layer), outputs),
     }
+
+
+def _before(layer: int) -> Component:
+    """Stands for the residual stream in front of a layer, which is no component."""
+    return Component("resid_pre", layer)
 
 
 def _embedding_hooks(outputs: dict[Component, torch.Tensor]) -> dict[str, Hook]:
