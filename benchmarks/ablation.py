@@ -97,6 +97,8 @@ def products(shape: Architecture, first: int, components: int, *, loss: bool) ->
     an_mlp = 2 * shape.d_mlp * shape.d_model
     unembedding = shape.vocab_size * shape.d_model if loss else 0
     above = (shape.n_layers - first) * a_layer + unembedding
+    if not loss:
+        above -= a_layer - 3 * shape.d_model**2  # of the last layer only queries, keys and values
     mlps = (components - 2) * an_mlp if first else 0
     return first * a_layer + components * above + mlps, components * (shape.n_layers * a_layer + unembedding)
 

@@ -128,6 +128,11 @@ class AblationJob:
         text_W = None if spec.text is None else tokenise(model.checkpoint.path, spec.text, shape.vocab_size)
         self._text_W = text_W
         on_prompts = Measurement(tuple(self.targets), spec.loss and text_W is None)
+        if self._layers and not spec.loss and self._layers[0] >= self.targets[-1].layer:
+            raise ValueError(
+                f"--layers from {self._layers[0]} on reach no target, the last of which is {self.targets[-1]}; "
+                "choose lower layers, or leave out --no-loss"
+            )
         self._corpora = [self._corpus("prompts", Passages.of_prompts(prompts), on_prompts)]
         if text_W is not None:
             text = Passages.of_text(text_W, bos=bos, length=self.length)

@@ -230,6 +230,7 @@ def test_bad_requests_say_what_and_how(
         ([*plain, "--targets", "L9"], "head L9H0 is outside the model"),
         ([*plain, "--targets", "5"], "head '5' is malformed"),
         ([*plain, "--layers", "7"], "--layers '7' is outside the model"),
+        ([*plain, "--layers", "1-2", "--targets", "L1H5", "--no-loss"], "--layers from 1 on reach no target"),
         ([*plain, "--targets", "L1H5", "--head", "L2H0"], "--head L2H0 is not among the measured heads"),
         ([*plain, "--prompts", "1", "--kind", "resample"], "--kind resample needs two"),
         ([*plain, "--length", "48"], "--length 48 is more than the model reads"),
