@@ -12,7 +12,7 @@ of several ablations one after the other), M components, Z heads that are measur
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from pipeline.components import ATTN, EMBED, HEAD, MLP, MLP_RESIDUAL, POS_EMBED,
 from pipeline.forward import Forward, Hook, scores_hook
 from pipeline.head import Head
 from pipeline.passages import Passages
+from pipeline.prompts import CategoryPrompts
 from pipeline.semantic import semantic_category_scores
 
 KINDS = ("mean", "zero", "resample")
@@ -224,8 +225,7 @@ def _replacement(component: Component, clean: Outputs, others: Outputs) -> torch
 
     `others` holds means [D], outputs of other passages [P, T, ...], or nothing where nothing takes its place.
     """
-    assert component.layer is not None or component.head is None
-    source = component if component.head is None or component.layer is None else heads_of(component.layer)
+    source = replace(component, head=None)  # for a single head `heads_of` its layer
     own = clean[source]
     other = others.get(source)
     if other is None:
@@ -313,5 +313,5 @@ def _repeated(passages: Passages, times: int) -> Passages:
     return Passages(
         passages.tokens_PT[rows],
         passages.predicted_PT[rows],
-        prompts and type(prompts)(prompts.tokens_PT[rows], prompts.categories_PT[rows]),
+        prompts and CategoryPrompts(prompts.tokens_PT[rows], prompts.categories_PT[rows]),
     )

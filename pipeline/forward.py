@@ -106,7 +106,8 @@ class Forward:
         """
         with torch.no_grad(), self.bridge.hooks(fwd_hooks=_bridge_hooks(hooks)):
             for block in self.bridge.blocks[layer:stop_at_layer]:
-                (stream_PTD,) = block(stream_PTD)  # the bridge's own `start_at_layer` runs the layers below too
+                left = block(stream_PTD)  # the bridge's own `start_at_layer` runs the layers below too
+                stream_PTD = left[0] if isinstance(left, tuple) else left
         return stream_PTD
 
     def mlp(self, layer: int, stream_PTD: torch.Tensor) -> torch.Tensor:
