@@ -57,18 +57,19 @@ def most_suppressing(run: Run) -> Table:
     rows.sort(key=lambda row: -row["suppression_index_mean"])
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("head", no_wrap=True)
-    for name in ("suppression", "95% interval", "kin z", "self z", "own rank", "neg. energy z"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("suppression (95%)", "kin z", "self z", "semantic"):
+        table.add_column(name, justify="right")
+    table.add_column("label", no_wrap=True)
     for row in rows[:_HEADS]:
-        energy_z = row["negative_self_energy_null_z"]
+        low, high = row["suppression_index_low"], row["suppression_index_high"]
+        score = row["semantic_category_score_mean"]
         table.add_row(
             f"L{row['layer']}H{row['head']}",
-            f"{row['suppression_index_mean']:.2f}",
-            f"{row['suppression_index_low']:.2f} to {row['suppression_index_high']:.2f}",
+            f"{row['suppression_index_mean']:.2f} ({low:.2f} to {high:.2f})",
             f"{row['kin_z_mean']:.2f}",
             f"{row['self_z_mean']:.2f}",
-            f"{row['self_rank_mean']:.0f}",
-            "" if energy_z is None else f"{energy_z:.1f}",
+            "" if score is None else f"{score:.2f}",
+            row["label"],
         )
     return table
 

@@ -16,6 +16,8 @@ from jobs.commands.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, INTERRUPTED,
 from jobs.commands.full_vocab import full_vocab
 from jobs.commands.head_scan import head_scan
 from jobs.commands.planted import model
+from jobs.commands.similarity import similarity
+from jobs.commands.steering import steering
 from jobs.commands.store import runs, status, verify
 
 
@@ -81,5 +83,5 @@ def submit() -> None:
     """Map what attention heads do over a model's whole vocabulary."""
 
 
-for command in (full_vocab, head_scan, ablation, runs, status, verify, model):
+for command in (full_vocab, head_scan, ablation, steering, similarity, runs, status, verify, model):
     submit.add_command(command)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from cluster.executor import Executor, Grant
 from jobs.clock import Clock
@@ -20,13 +18,13 @@ from outputs.part import Part, write_part
 from outputs.reader import read_parts
 from outputs.run import Run
 from outputs.shard import Shard
-from pipeline.behaviour import BEHAVIOURS, Sequences, behaviour_sums, block_length, draw_sequences
+from pipeline.behaviour import Sequences, block_length, draw_sequences
 from pipeline.categories import Categories, read_categories
-from pipeline.fidelity import LayerProjection, correlation, correlation_sums, rows_of
-from pipeline.forward import PROMPTS_PER_BATCH, Forward, for_batches
+from pipeline.fidelity import correlation
 from pipeline.head import Head
+from pipeline.prompt_measures import PromptStates, measure_prompts, measure_sequences
 from pipeline.prompts import CategoryPrompts
-from pipeline.semantic import mean_and_std, semantic_category_scores
+from pipeline.semantic import mean_and_std
 from pipeline.states import STATES, TokenStates
 from pipeline.weights import ModelWeights
 
@@ -36,19 +34,6 @@ LONGEST_DEFAULT = 64
 
 CATEGORY_PROMPTS, SEQUENCES = "prompts", "sequences"
 """Groups of shards."""
-
-
-@dataclass(frozen=True)
-class PromptStates:
-    """Token states of the tokens that stand in the prompts.
-
-    Attributes:
-        token_ids: the tokens, ascending.
-        states: kind of states -> layer -> float32 [U, D].
-    """
-
-    token_ids: list[int]
-    states: dict[str, dict[int, np.ndarray]]
 
 
 class HeadPrompts:
@@ -188,74 +173,27 @@ def run_prompts(
     heads: Sequence[Head],
 ) -> tuple[str, tuple[Part, ...], dict[str, Any]]:
     """Score some category prompts in every head; runs on a worker."""
-    layers = sorted({head.layer for head in heads})
-    projections = {
-        kind: {
-            layer: LayerProjection.of(weights, layer, states.states[kind][layer], threads=grant.cpus)
-            for layer in layers
-        }
-        for kind in STATES
-    }
-
-    def work(model: Forward, batch: slice) -> tuple[dict[int, np.ndarray], dict[tuple[str, int], np.ndarray]]:
-        here = prompts[batch]
-        rows_PT = rows_of(states.token_ids, here.tokens_PT)
-        semantic: dict[int, np.ndarray] = {}
-        fidelity: dict[tuple[str, int], np.ndarray] = {}
-
-        def visit(layer: int, scores_PNTT: torch.Tensor) -> None:
-            semantic[layer] = semantic_category_scores(scores_PNTT, here).cpu().numpy()
-            for kind in STATES:
-                fidelity[kind, layer] = correlation_sums(projections[kind][layer].scores(rows_PT), scores_PNTT.cpu())
-
-        model.attention_scores(here.tokens_PT, layers, visit)
-        return semantic, fidelity
-
-    count = len(prompts.tokens_PT)
-    batches = [slice(start, start + PROMPTS_PER_BATCH) for start in range(0, count, PROMPTS_PER_BATCH)]
-    done = for_batches(weights, batches, work, threads=grant.cpus, device="cuda" if grant.gpus else "cpu")
+    device = "cuda" if grant.gpus else "cpu"
+    scores_PC, sums = measure_prompts(weights, prompts, states, heads, threads=grant.cpus, device=device)
     numbers = np.arange(shard.bounds["start"], shard.bounds["stop"], dtype=np.int32)
-    scores_PN = np.concatenate(
-        [np.stack([semantic[head.layer][:, head.index] for head in heads], axis=1) for semantic, _ in done]
-    )
     columns = [
         pa.array(np.repeat(numbers, len(heads))),
-        pa.array(np.tile(np.array([head.layer for head in heads], np.int32), count)),
-        pa.array(np.tile(np.array([head.index for head in heads], np.int32), count)),
-        pa.array(scores_PN.reshape(-1)),
+        pa.array(np.tile(np.array([head.layer for head in heads], np.int32), len(numbers))),
+        pa.array(np.tile(np.array([head.index for head in heads], np.int32), len(numbers))),
+        pa.array(scores_PC.reshape(-1)),
     ]
     table = pa.Table.from_arrays(columns, schema=schemas_heads.PROMPTS)
     part = write_part(folder, f"prompts/part-{shard.bounds['start'] // PROMPTS_PER_SHARD:05d}.parquet", table)
-    fidelity = {
-        kind: [np.sum([sums[kind, head.layer][head.index] for _, sums in done], axis=0).tolist() for head in heads]
-        for kind in STATES
-    }
-    return digest, (part,), {"fidelity": fidelity}
+    return digest, (part,), {"fidelity": {kind: sums_C6.tolist() for kind, sums_C6 in sums.items()}}
 
 
 def run_sequences(
     grant: Grant, shard: Shard, digest: str, weights: ModelWeights, sequences: Sequences, layers: Sequence[int]
 ) -> tuple[str, tuple[Part, ...], dict[str, Any]]:
     """Measure one kind of sequences in every head of some layers; runs on a worker."""
-
-    def work(model: Forward, batch: range) -> dict[int, dict[str, np.ndarray]]:
-        sums: dict[int, dict[str, np.ndarray]] = {}
-
-        def visit(layer: int, scores_PNTT: torch.Tensor) -> None:
-            sums[layer] = behaviour_sums(scores_PNTT, sequences.places, batch)
-
-        model.attention_scores(sequences.tokens_PT[batch.start : batch.stop], layers, visit)
-        return sums
-
-    count = len(sequences.tokens_PT)
-    batches = [range(start, min(start + PROMPTS_PER_BATCH, count)) for start in range(0, count, PROMPTS_PER_BATCH)]
-    done = for_batches(weights, batches, work, threads=grant.cpus, device="cuda" if grant.gpus else "cpu")
-    means = {
-        name: [(np.sum([sums[layer][name] for sums in done], axis=0) / len(places)).tolist() for layer in layers]
-        for name, places in sequences.places.items()
-    }
-    assert means.keys() <= set(BEHAVIOURS)
-    return digest, (), {"behaviour": means}
+    device = "cuda" if grant.gpus else "cpu"
+    means = measure_sequences(weights, sequences, layers, threads=grant.cpus, device=device)
+    return digest, (), {"behaviour": {name: mean_LN.tolist() for name, mean_LN in means.items()}}
 
 
 def _digest(weights: str, states: PromptStates) -> str:

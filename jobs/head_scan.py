@@ -16,19 +16,18 @@ import numpy as np
 
 from cluster.executor import Executor, Grant
 from jobs.clock import Clock
-from jobs.full_vocab import ROWS_PER_SHARD
 from jobs.head_prompts import CATEGORY_PROMPTS, HeadPrompts, run_prompts, run_sequences
+from jobs.kin import committed_kin, find_kin, kin_shards
 from jobs.model import Model
-from jobs.prepared import prepared_keys
 from jobs.settings import require_prompts, require_scoring, require_top_k_fits
-from jobs.tables import heads_table, kin_table, row_z, self_table, spectrum_table, tokens_table, topk_table
+from jobs.tables import heads_table, row_z, self_table, spectrum_table, tokens_table, topk_table
 from outputs.journal import Receipt
-from outputs.part import Part, layer_partition, partition, write_part
-from outputs.reader import read_parts
+from outputs.part import Part, partition, write_part
 from outputs.run import Run
 from outputs.shard import Shard
+from pipeline.forward import forget_models
 from pipeline.head import Head
-from pipeline.kin import kin_scores, nearest, unit_states
+from pipeline.kin import kin_scores, unit_states
 from pipeline.labels import label
 from pipeline.projection import HeadWeights, bilinear_factors, head_inputs, head_weights
 from pipeline.scoring import PreparedKeys, score_rows
@@ -121,7 +120,7 @@ class LayerInputs:
 class HeadScanJob:
     """How `head-scan` is planned, computed and finished.
 
-    The kin of a layer's tokens are one stage, its heads the next; both are computed from the same token states.
+    The kin of a layer's tokens and its heads are computed from the same token states, the kin first.
 
     Args:
         spec: what is asked for.
@@ -157,22 +156,27 @@ class HeadScanJob:
 
     def plan(self) -> list[Shard]:
         """The prompts; then for each layer the kin of fixed ranges of tokens, and one shard a head."""
-        vocab_size = self.model.checkpoint.architecture.vocab_size
-        with_kin = vocab_size if vocab_size > 1 else 0  # a token on its own has no look-alikes
         shards = self.prompts.shards()
         for layer, heads in groupby(self._heads, key=lambda head: head.layer):
-            for part, start in enumerate(range(0, with_kin, ROWS_PER_SHARD)):
-                bounds = {"layer": layer, "part": part, "start": start, "stop": min(start + ROWS_PER_SHARD, vocab_size)}
-                shards.append(Shard(f"L{layer}-kin-{start:06d}", f"L{layer}", bounds))
+            shards += self._kin_shards(layer)
             shards += [Shard(str(head), f"L{layer}", {"layer": layer, "head": head.index}) for head in heads]
         return shards
+
+    def _kin_shards(self, layer: int) -> list[Shard]:
+        return kin_shards(layer, self.model.checkpoint.architecture.vocab_size, f"L{layer}")
 
     def covers(self, shards: Sequence[Shard]) -> bool:
         """Whether shards are the plan, which only the vocabulary and the heads decide."""
         return list(shards) == self.plan()
 
     def prepare(self, threads: int, clock: Clock) -> None:
-        """Nothing: states are computed layer by layer."""
+        """Begin the token states, which are computed layer by layer.
+
+        Raises:
+            ValueError: if the model cannot give this kind of states.
+        """
+        self._states = self._begin_states(threads)
+        clock.lap("token states")
 
     def scores_in(self, shard: Shard) -> int:
         """Scores that a shard computes; a cosine counts as many as its width is to a head's, and prompts for none."""
@@ -184,10 +188,16 @@ class HeadScanJob:
         return (shard.bounds["stop"] - shard.bounds["start"]) * shape.vocab_size * shape.d_model // shape.d_head
 
     def stages(self, missing: Sequence[Shard]) -> list[list[Shard]]:
-        """The prompts, a layer's kin, its heads, the next layer's kin, ..."""
+        """The prompts and the first layer's kin; then a layer's heads and the next one's kin.
 
-        def stage_of(shard: Shard) -> tuple[int | None, bool]:
-            return shard.bounds.get("layer"), "head" in shard.bounds
+        So the workers are busy while the driver takes the states to the next layer, and wait once a layer.
+        """
+        layers = sorted({head.layer for head in self._heads})
+
+        def stage_of(shard: Shard) -> int:
+            if "layer" not in shard.bounds:
+                return 0
+            return layers.index(shard.bounds["layer"]) + ("head" in shard.bounds)
 
         return [list(stage) for _, stage in groupby(missing, key=stage_of)]
 
@@ -195,50 +205,56 @@ class HeadScanJob:
         self, stage: Sequence[Shard], run: Run, executor: Executor, threads: int, clock: Clock
     ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
         """The shards of a stage with what a worker needs for them; a layer's states are computed once and shared."""
-        if "layer" not in stage[0].bounds:
-            yield from self.prompts.tasks(stage, run, executor, threads, clock)
-            return
-        layer = stage[0].bounds["layer"]
+
+        def kind_of(shard: Shard) -> tuple[bool, bool]:
+            return "layer" in shard.bounds, "head" in shard.bounds
+
+        for (with_layer, with_head), shards in groupby(stage, key=kind_of):
+            if not with_layer:
+                yield from self.prompts.tasks(list(shards), run, executor, threads, clock)
+            elif with_head:
+                yield from self._head_tasks(list(shards), run, executor, threads, clock)
+            else:
+                yield from self._kin_tasks(list(shards), run, executor, threads, clock)
+            clock.lap("scoring and writing")
+
+    def _kin_tasks(
+        self, shards: Sequence[Shard], run: Run, executor: Executor, threads: int, clock: Clock
+    ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
+        states_VD = self._states_of(shards[0].bounds["layer"], threads)
+        digest = hashlib.sha256(states_VD.data).hexdigest()
+        shared = executor.put(unit_states(states_VD, threads=threads))
+        clock.lap("token states")
+        for shard in shards:
+            yield shard, (run.folder.resolve(), digest, shared)
+
+    def _head_tasks(
+        self, shards: Sequence[Shard], run: Run, executor: Executor, threads: int, clock: Clock
+    ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
+        layer = shards[0].bounds["layer"]
         states_VD = self._states_of(layer, threads)
         digest = hashlib.sha256(states_VD.data).hexdigest()
-        folder = run.folder.resolve()
-        if "head" not in stage[0].bounds:
-            shared = executor.put(unit_states(states_VD, threads=threads))
-            clock.lap("token states")
-            for shard in stage:
-                yield shard, (folder, digest, shared)
-            return
-        kin_ids_VN = self._kin_of(layer, digest, run)
+        kin_ids_VN = committed_kin(run, self._kin_shards(layer), digest, len(states_VD))
         if kin_ids_VN is None:
             return
         normalised_VD = normalise(states_VD, self.model.checkpoint.architecture.layer_norm_eps, threads=threads)
         moment_DD = second_moment(normalised_VD, threads=threads)
         shared = executor.put(LayerInputs(states_VD, kin_ids_VN, moment_DD))
         clock.lap("token states")
-        for shard in stage:
+        for shard in shards:
             head = Head(layer, shard.bounds["head"])
             weights = head_weights(self.model.checkpoint, head, scores=self.spec.scores)
             factors = bilinear_factors(self.model.checkpoint, head)
-            yield shard, (folder, digest, shared, weights, factors, self.spec.top_k, self.spec.seed)
+            yield shard, (run.folder.resolve(), digest, shared, weights, factors, self.spec.top_k, self.spec.seed)
 
     def _states_of(self, layer: int, threads: int) -> np.ndarray:
         """Token states of a layer, taken on from those of the layer before where these are at hand."""
         if self._states is None or self._states.layer > layer:
-            last = self._heads[-1].layer
-            self._states = self.model.token_states(self.spec.states, layer=last, threads=threads)
+            self._states = self._begin_states(threads)
         return self._states.advance_to(layer)
 
-    def _kin_of(self, layer: int, digest: str, run: Run) -> np.ndarray | None:
-        """The committed kin of a layer, int32 [V, N]; None unless all of it was found from these states."""
-        receipts = run.receipts()
-        names = [shard.name for shard in self.plan() if shard.group == f"L{layer}" and "head" not in shard.bounds]
-        if any(name not in receipts or receipts[name].inputs != digest for name in names):
-            return None
-        if not names:
-            return np.empty((len(self.model.vocabulary.spellings), 0), np.int32)
-        table = read_parts(run, [part for name in names for part in receipts[name].parts])
-        kin = table["kin_ids"].combine_chunks()
-        return np.asarray(kin.flatten()).reshape(len(kin), kin.type.list_size)
+    def _begin_states(self, threads: int) -> TokenStates:
+        return self.model.token_states(self.spec.states, layer=self._heads[-1].layer, threads=threads)
 
     @staticmethod
     def run_shard(grant: Grant, shard: Shard, *arguments: Any) -> Receipt:
@@ -286,11 +302,8 @@ def _work_of(shard: Shard) -> Callable[..., _Work]:
 
 
 def _find_kin(grant: Grant, shard: Shard, folder: Path, digest: str, unit_VD: np.ndarray) -> _Work:
-    bounds = shard.bounds
-    rows = slice(bounds["start"], bounds["stop"])
-    ids_RN, cosines_RN = nearest(prepared_keys(f"kin {digest}", unit_VD, _device(grant)), rows, threads=grant.cpus)
-    table = kin_table(np.arange(rows.start, rows.stop, dtype=np.int32), ids_RN, cosines_RN)
-    return digest, (write_part(folder, layer_partition("kin", bounds["layer"], bounds["part"]), table),), {}
+    forget_models()  # the prompts come first
+    return digest, (find_kin(grant, shard, folder, digest, unit_VD),), {}
 
 
 def _scan_head(

@@ -22,5 +22,6 @@ def prepared_keys(digest: str, keys_VH: np.ndarray, device: str) -> PreparedKeys
     """
     global _last
     if _last is None or _last[0] != (digest, device):
+        _last = None  # before the next are made: both at a time would be the worker's peak
         _last = (digest, device), PreparedKeys(keys_VH, device=device)
     return _last[1]

@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from jobs.service import Job, Result
 
 
-_QUERIED = {"self": "self", "heads": "heads.parquet", "ablation": "ablation.parquet"}
-"""Tables that a query may be over."""
-
-
 def local_folder(out: str) -> Path:
     """The folder `--out` names.
 
@@ -113,9 +109,10 @@ class Session:
 
         Args:
             result: how the job ended.
-            answer: makes the tables a person wants from a finished run.
+            answer: makes what a person wants to see from a finished run.
             tables: its tables.
-            query: an expression of pandas over `{self}`, `{heads}` or `{ablation}`, the quoted paths of those tables.
+            query: an expression of pandas over `{self}` or `{heads}`, the quoted paths of those tables, or `{folder}`,
+                that of the run.
 
         Returns:
             The exit code: 0, or 1 if shards failed.
@@ -144,8 +141,8 @@ class Session:
             self._line("\nfinished before; nothing had to be computed")
         self._line(f"{size:.1f} MB in {folder}: {', '.join(tables)}")
         # JSON strings are Python strings too, and in double quotes they stand inside the shell's single ones.
-        paths = {name: json.dumps(str(folder / file)) for name, file in _QUERIED.items()}
-        program = f"import pandas; print({query.format(**paths)})"
+        paths = {name: json.dumps(str(folder / file)) for name, file in (("self", "self"), ("heads", "heads.parquet"))}
+        program = f"import pandas; print({query.format(**paths, folder=json.dumps(str(folder)))})"
         self._line(f"next: submit verify {shlex.quote(str(folder))}")
         self._line(f"      python -c {shlex.quote(program)}")
 

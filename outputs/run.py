@@ -167,7 +167,7 @@ class Run:
     def missing(self, shards: Sequence[Shard]) -> list[Shard]:
         """The shards that still have to be computed.
 
-        A shard is there if it has a receipt, every part it names is on disk with that size and hash, and it was
+        A shard is there if it has a receipt, every part it may name is on disk with that size and hash, and it was
         computed from the same inputs as the newest shard of its group.
 
         Args:
@@ -185,7 +185,7 @@ class Run:
                 self._sound.pop(shard.name, None)
             elif self._sound.get(shard.name) != receipt:
                 # Each file is hashed once a driver; the commit hashes all of them once more.
-                if not receipt.parts or any(part.fault(self.folder) for part in receipt.parts):
+                if any(part.fault(self.folder) for part in receipt.parts):
                     self._sound.pop(shard.name, None)
                 else:
                     self._sound[shard.name] = receipt

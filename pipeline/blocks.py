@@ -15,15 +15,16 @@ BLOCK_ROWS = 1024
 """Rows in one block; fixed, because the shape of a product may change its last bit."""
 
 
-def for_blocks(n_rows: int, work: Callable[[slice], None], threads: int) -> None:
+def for_blocks(n_rows: int, work: Callable[[slice], None], threads: int, block_rows: int = BLOCK_ROWS) -> None:
     """Do some work on every block of rows, each block on one thread of its own.
 
     Args:
-        n_rows: rows in all, cut into blocks of BLOCK_ROWS.
+        n_rows: rows in all.
         work: called with each block's rows; writes to rows of its own only.
         threads: threads to use; no block's result depends on it.
+        block_rows: rows of a block; a constant of the caller, never a function of the machine.
     """
-    blocks = [slice(start, min(start + BLOCK_ROWS, n_rows)) for start in range(0, n_rows, BLOCK_ROWS)]
+    blocks = [slice(start, min(start + block_rows, n_rows)) for start in range(0, n_rows, block_rows)]
     # Torch keeps the number of its own threads per calling thread, so each pool thread sets it for itself.
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for _ in pool.map(work, blocks):

@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.head import Head
-from pipeline.projection import head_inputs, head_weights
+from pipeline.projection import head_inputs, layer_weights
 from pipeline.weights import Weights
 
 SUMS = ("n", "x", "y", "xx", "yy", "xy")
@@ -48,13 +47,12 @@ class LayerProjection:
         Raises:
             ValueError: if a query, a key or a score would leave the range of float32.
         """
-        heads = [Head(layer, index) for index in range(weights.architecture.n_heads)]
-        inputs = [head_inputs(head_weights(weights, head), states_UD, threads=threads) for head in heads]
+        inputs = head_inputs(layer_weights(weights, layer), states_UD, threads=threads)
+        shape = len(states_UD), weights.architecture.n_heads, weights.architecture.d_head
         queries_UNH, keys_UNH = (
-            torch.from_numpy(np.stack(arrays, axis=1))
-            for arrays in ([one.queries_VH for one in inputs], [one.keys_VH for one in inputs])
+            torch.from_numpy(values.reshape(shape)) for values in (inputs.queries_VH, inputs.keys_VH)
         )
-        return cls(queries_UNH, keys_UNH, inputs[0].scale)
+        return cls(queries_UNH, keys_UNH, inputs.scale)
 
     def scores(self, rows_PT: torch.Tensor) -> torch.Tensor:
         """Predicted scores between the tokens of some prompts.

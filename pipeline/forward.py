@@ -204,6 +204,12 @@ def for_batches(
         _idle[weights.key, device] = taken
 
 
+def forget_models() -> None:
+    """Give back the memory of the models that wait for the next call of `for_batches`."""
+    with _lock:
+        _idle.clear()
+
+
 _idle: dict[tuple[str, str], list[Forward]] = {}
 """Models that this process built for the newest weights and that no thread holds."""
 

@@ -73,18 +73,46 @@ def head_weights(weights: Weights, head: Head, *, scores: str = "attention") -> 
     head.require_inside(architecture.n_layers, architecture.n_heads)
     if scores not in SCORES:
         raise ValueError(f"scores {scores!r} are unknown; choose one of {', '.join(SCORES)}")
+    own = slice(head.index * architecture.d_head, (head.index + 1) * architecture.d_head)
+    of_head = _columns_weights(weights, head.layer, own)
+    if scores == "attention":
+        return of_head
+    ones_D, zeros_D = np.ones_like(of_head.gain_D), np.zeros_like(of_head.shift_D)
+    folded_D2H = of_head.gain_D[:, None] * of_head.w_qk_D2H
+    return HeadWeights(ones_D, zeros_D, folded_D2H, np.zeros_like(of_head.b_qk_2H), of_head.eps, 1.0)
+
+
+def layer_weights(weights: Weights, layer: int) -> HeadWeights:
+    """Read what turns token states into the queries and keys of all heads of a layer, one head after the other.
+
+    Args:
+        weights: the model.
+        layer: the layer.
+
+    Returns:
+        The weights as of one head of width N H, in float64.
+    """
+    return _columns_weights(weights, layer, slice(0, weights.architecture.d_model))
+
+
+def _columns_weights(weights: Weights, layer: int, columns: slice) -> HeadWeights:
+    """The weights of some columns of a layer's queries and of its keys."""
     gain_D, shift_D, weight, bias = (
-        weights.tensor(f"h.{head.layer}.{name}").astype(np.float64)
+        weights.tensor(f"h.{layer}.{name}")
         for name in ("ln_1.weight", "ln_1.bias", "attn.c_attn.weight", "attn.c_attn.bias")
     )
-    d_model, d_head = architecture.d_model, architecture.d_head
-    parts = [slice(start + head.index * d_head, start + (head.index + 1) * d_head) for start in (0, d_model)]
-    w_qk_D2H, b_qk_2H = (np.concatenate([values[..., part] for part in parts], axis=-1) for values in (weight, bias))
-    scale = architecture.score_scale(head.layer)
-    if scores == "bilinear":
-        w_qk_D2H, b_qk_2H, scale = gain_D[:, None] * w_qk_D2H, np.zeros_like(b_qk_2H), 1.0
-        gain_D, shift_D = np.ones_like(gain_D), np.zeros_like(shift_D)
-    return HeadWeights(gain_D, shift_D, w_qk_D2H, b_qk_2H, architecture.layer_norm_eps, scale)
+    w_qk_D2H, b_qk_2H = (
+        np.concatenate([part[..., columns] for part in np.split(values, 3, axis=-1)[:2]], axis=-1, dtype=np.float64)
+        for values in (weight, bias)
+    )
+    return HeadWeights(
+        gain_D=gain_D.astype(np.float64),
+        shift_D=shift_D.astype(np.float64),
+        w_qk_D2H=w_qk_D2H,
+        b_qk_2H=b_qk_2H,
+        eps=weights.architecture.layer_norm_eps,
+        scale=weights.architecture.score_scale(layer),
+    )
 
 
 def head_inputs(weights: HeadWeights, states_VD: Float32[np.ndarray, "V D"], *, threads: int) -> HeadInputs:

@@ -58,6 +58,15 @@ def planted_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def worded_model(make_random_model: Callable[..., Path], planted_tiny: Path) -> Path:
+    """A random GPT-2 whose tokens are words, so that it can be prompted with categories."""
+    folder = make_random_model(5, vocab_size=1024, n_positions=64, bos_token_id=1023, eos_token_id=1023)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(planted_tiny / file, folder / file)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def planted_truth(planted_tiny: Path) -> dict:
     return json.loads((planted_tiny / "truth.json").read_text(encoding="utf-8"))
 
@@ -97,13 +106,3 @@ def reference_scores() -> Callable[..., np.ndarray]:
         return (normed @ w_q + b_q) @ (normed @ w_k + b_k).T / np.sqrt(d_head)
 
     return scores
-
-
-@pytest.fixture(scope="session")
-def worded_model(make_random_model: Callable[..., Path], planted_tiny: Path) -> Path:
-    """A random model that shares the planted model's tokens, so that there are category prompts for it."""
-    end = 1023
-    folder = make_random_model(3, vocab_size=1024, bos_token_id=end, eos_token_id=end)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(planted_tiny / name, folder / name)
-    return folder

@@ -72,16 +72,23 @@ def scoring_options(*, top_k: int) -> Callable[[Any], Any]:
 
     def add(command: Any) -> Any:
         return _add(
-            command,
+            form_options(command),
             click.option("--top-k", type=int, default=top_k, show_default=True, metavar="K",
                          help="Keys kept for each query token."),
-            click.option("--states", default="mlp", show_default=True,
-                         help="How token states are taken: mlp, mean or bos."),
-            click.option("--scores", default="attention", show_default=True,
-                         help="attention (nats) or bilinear (no bias, scale)."),
         )  # fmt: skip
 
     return add
+
+
+def form_options(command: Any) -> Any:
+    """Add `--states` and `--scores`."""
+    return _add(
+        command,
+        click.option("--states", default="mlp", show_default=True,
+                     help="How token states are taken: mlp, mean or bos."),
+        click.option("--scores", default="attention", show_default=True,
+                     help="attention (nats) or bilinear (no bias, scale)."),
+    )  # fmt: skip
 
 
 def prompt_options(command: Any) -> Any:

@@ -233,7 +233,7 @@ def test_bad_requests_say_what_and_how(
         ([*plain, "--layers", "1-2", "--targets", "L1H5", "--no-loss"], "--layers from 1 on reach no target"),
         ([*plain, "--targets", "L1H5", "--head", "L2H0"], "--head L2H0 is not among the measured heads"),
         ([*plain, "--prompts", "1", "--kind", "resample"], "--kind resample needs two"),
-        ([*plain, "--length", "48"], "--length 48 is more than the model reads"),
+        ([*plain, "--length", "64"], "--length 64 is more than the model reads"),
         ([*plain, "--text", str(tmp_path / "none")], "No such file"),
         ([*plain, "--text", str(tmp_path / "binary")], "give a file of UTF-8 text"),
         ([*plain, "--text", str(tmp_path / "empty")], "--text holds no token"),

@@ -13,7 +13,9 @@ from transformers import GPT2LMHeadModel
 from pipeline.checkpoint import Checkpoint
 from pipeline.head import Head
 from pipeline.projection import head_inputs, head_weights
-from pipeline.states import TokenStates
+from pipeline.prompts import REFERENCE, random_tokens
+from pipeline.states import TokenStates, attention_means
+from pipeline.weights import ModelWeights
 
 
 @pytest.mark.parametrize("variant", [{}, {"scale_attn_by_inverse_layer_idx": True}, {"scale_attn_weights": False}])
@@ -51,6 +53,61 @@ def test_states_equal_a_transformer_bridge_run_without_position_and_attention(ra
         residual = bridge.run_with_hooks(tokens_V1, stop_at_layer=layer, return_type=None, fwd_hooks=hooks)
     ours = TokenStates(Checkpoint.open(random_model), "mlp", threads=1).advance_to(layer)
     np.testing.assert_allclose(ours, residual[:, 0].numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_states_after_bos_equal_the_hidden_states_of_hugging_face(
+    make_random_model: Callable[..., Path], threads: int
+) -> None:
+    folder = make_random_model(2, bos_token_id=17, scale_attn_by_inverse_layer_idx=True)
+    model = GPT2LMHeadModel.from_pretrained(folder).eval()
+    tokens_V2 = torch.stack([torch.full((211,), 17), torch.arange(211)], dim=1)
+    with torch.no_grad():
+        hidden = model(tokens_V2, output_hidden_states=True).hidden_states
+    states = TokenStates(Checkpoint.open(folder), "bos", threads=threads)
+    for layer in range(3):
+        np.testing.assert_allclose(states.advance_to(layer), hidden[layer][:, 1].numpy(), atol=1e-4)
+
+
+def test_mean_states_equal_a_hugging_face_run_with_means_in_place_of_attention(random_model: Path) -> None:
+    checkpoint = Checkpoint.open(random_model)
+    weights = ModelWeights.read(checkpoint, "key")
+    means_LD = attention_means(weights, range(1, 211), 2, threads=1)
+    assert np.array_equal(means_LD, attention_means(weights, range(1, 211), 2, threads=3))
+
+    # The same prompts through Hugging Face give the same means.
+    seed = np.random.SeedSequence(0, spawn_key=(REFERENCE,))
+    tokens_PT = random_tokens(np.arange(1, 211), bos=0, count=32, length=47, seed=seed)
+    assert len(np.unique(tokens_PT[0])) == 48
+    model = GPT2LMHeadModel.from_pretrained(random_model).eval()
+    outputs: dict[int, torch.Tensor] = {}
+    hooks = [
+        block.attn.register_forward_hook(lambda _, args, out, layer=layer: outputs.update({layer: out[0]}))
+        for layer, block in enumerate(model.transformer.h)
+    ]
+    with torch.no_grad():
+        model(torch.from_numpy(tokens_PT))
+        for hook in hooks:
+            hook.remove()
+        for layer in range(2):
+            np.testing.assert_allclose(means_LD[layer], outputs[layer][:, 1:].mean((0, 1)).numpy(), atol=1e-5)
+        model.transformer.wpe.weight.copy_(model.transformer.wpe.weight.mean(0, keepdim=True).expand(48, -1))
+        for layer in range(2):
+            mean_D = torch.from_numpy(means_LD[layer])
+            model.transformer.h[layer].attn.register_forward_hook(
+                lambda _, args, out, mean_D=mean_D: (mean_D.expand_as(out[0]), *out[1:])
+            )
+        hidden = model(torch.arange(211)[:, None], output_hidden_states=True).hidden_states
+    states = TokenStates(checkpoint, "mean", attention_means_LD=means_LD, threads=2)
+    for layer in range(3):
+        np.testing.assert_allclose(states.advance_to(layer), hidden[layer][:, 0].numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "bos"])
+def test_states_of_some_tokens_are_rows_of_the_vocabulary(random_model: Path, kind: str) -> None:
+    checkpoint = Checkpoint.open(random_model)
+    whole, some = (TokenStates(checkpoint, kind, token_ids=ids, threads=1) for ids in (None, [7, 3, 200]))
+    np.testing.assert_allclose(some.advance_to(2), whole.advance_to(2)[[7, 3, 200]], atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["attention", "bilinear"])

@@ -1,0 +1,102 @@
+"""How often the labels of a head scan are right: on planted checkpoints, and on checkpoints of random weights.
+
+`python -m benchmarks.labels` scans them all and prints one line for each, then the totals.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import click
+import pyarrow.parquet as pq
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from cluster.in_process import InProcessExecutor
+from jobs.head_scan import HeadScan, HeadScanJob, choose_heads
+from jobs.model import Model
+from jobs.resolve import write_planted
+from jobs.service import submit
+from pipeline.planted import PlantedDesign
+
+WEIGHT_SCALES = (0.02, 0.1, 0.2)
+"""Standard deviation of all weights and biases of a random checkpoint; GPT-2 starts with 0.02 and no biases."""
+
+
+@click.command()
+@click.option("--planted", default=8, show_default=True, help="Seeds of each planted design.")
+@click.option(
+    "--random", "random_", default=14, show_default=True, help="Random checkpoints of 24 heads at each scale."
+)
+@click.option("--size", default="tiny", show_default=True, help="Size of the planted checkpoints.")
+def main(planted: int, random_: int, size: str) -> None:
+    """Scan planted and random checkpoints and compare the labels with what is known."""
+    totals: Counter[str] = Counter()
+    noise = 0.15 if size == "tiny" else 0.3
+    designs = [
+        {}, {"noise": noise}, {"skew": 0.5}, {"head": "L2H3"}, {"head": "L2H3", "noise": noise, "skew": 0.5}
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for settings in designs:
+            for seed in range(planted):
+                design = PlantedDesign(size=size, seed=seed, **settings)
+                write_planted(design, folder / "planted")
+                truth = json.loads((folder / "planted" / "truth.json").read_text())["heads"]
+                found = labels(folder / "planted", folder / "runs")
+                wrong = {head: name for head, name in found.items() if name != truth.get(head, "none")}
+                right = sum(found[head] == role for head, role in truth.items())
+                totals["planted roles"] += len(truth)
+                totals["planted roles named right"] += right
+                totals["random heads"] += len(found) - len(truth)
+                totals["random heads named"] += sum(head not in truth for head in wrong)
+                print(
+                    f"planted {size} seed {seed} {settings}: {right} of {len(truth)} roles, wrong: {wrong}", flush=True
+                )
+                shutil.rmtree(folder / "runs")
+                shutil.rmtree(folder / "planted")
+        write_planted(PlantedDesign(size="tiny"), folder / "words")
+        for scale in WEIGHT_SCALES:
+            for seed in range(random_):
+                write_random(folder / "random", folder / "words", seed, scale)
+                found = labels(folder / "random", folder / "runs")
+                wrong = {head: name for head, name in found.items() if name != "none"}
+                totals["random heads"] += len(found)
+                totals["random heads named"] += len(wrong)
+                print(f"random weights {scale} seed {seed}: {len(found)} heads, named: {wrong}", flush=True)
+                shutil.rmtree(folder / "runs")
+                shutil.rmtree(folder / "random")
+    print(dict(totals))
+
+
+def labels(path: Path, out: Path) -> dict[str, str]:
+    """Scan every head of a checkpoint; its labels."""
+    model = Model.open("checkpoint", path)
+    job = HeadScanJob(HeadScan(heads=choose_heads(None, None, model)), model)
+    run = submit(job, out=out, executor=InProcessExecutor(), gpus=0).run
+    rows = pq.read_table(run.folder / "heads.parquet").to_pylist()
+    return {f"L{row['layer']}H{row['head']}": row["label"] for row in rows}
+
+
+def write_random(path: Path, words: Path, seed: int, scale: float) -> None:
+    """Write a GPT-2 of random weights with the tokenizer of another checkpoint."""
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        n_layer=3, n_head=8, n_embd=128, vocab_size=1024, n_positions=512, bos_token_id=1023, eos_token_id=1023
+    )
+    model = GPT2LMHeadModel(config)
+    if scale > 0.02:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(torch.randn_like(parameter) * scale + float("ln_" in name and "weight" in name))
+    model.save_pretrained(path)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(words / file, path / file)
+
+
+if __name__ == "__main__":
+    main()

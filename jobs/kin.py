@@ -1,0 +1,80 @@
+"""Shards that find the kin of a layer's tokens, for jobs that compare a head's scores with look-alikes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cluster.executor import Grant
+from jobs.full_vocab import ROWS_PER_SHARD
+from jobs.prepared import prepared_keys
+from jobs.tables import kin_table
+from outputs.part import Part, layer_partition, write_part
+from outputs.reader import read_parts
+from outputs.run import Run
+from outputs.shard import Shard
+from pipeline.kin import nearest
+
+
+def kin_shards(layer: int, vocab_size: int, group: str) -> list[Shard]:
+    """Fixed ranges of tokens; none where a token on its own has no look-alikes.
+
+    Args:
+        layer: whose states are compared.
+        vocab_size: V.
+        group: of the shards.
+    """
+    starts = range(0, vocab_size if vocab_size > 1 else 0, ROWS_PER_SHARD)
+    return [
+        Shard(
+            f"L{layer}-kin-{start:06d}",
+            group,
+            {"layer": layer, "part": part, "start": start, "stop": min(start + ROWS_PER_SHARD, vocab_size)},
+        )
+        for part, start in enumerate(starts)
+    ]
+
+
+def find_kin(grant: Grant, shard: Shard, folder: Path, digest: str, unit_VD: np.ndarray) -> Part:
+    """Find the kin of one shard's tokens and write them.
+
+    Args:
+        grant: what the worker may use.
+        shard: one of `kin_shards`.
+        folder: of the run.
+        digest: hash of the states.
+        unit_VD: float32 [V, D], `unit_states` of the layer.
+
+    Raises:
+        OSError: if the part cannot be written.
+    """
+    bounds = shard.bounds
+    rows = slice(bounds["start"], bounds["stop"])
+    keys = prepared_keys(f"kin {digest}", unit_VD, "cuda" if grant.gpus else "cpu")
+    ids_RN, cosines_RN = nearest(keys, rows, threads=grant.cpus)
+    table = kin_table(np.arange(rows.start, rows.stop, dtype=np.int32), ids_RN, cosines_RN)
+    return write_part(folder, layer_partition("kin", bounds["layer"], bounds["part"]), table)
+
+
+def committed_kin(run: Run, shards: Sequence[Shard], inputs: str, vocab_size: int) -> np.ndarray | None:
+    """The committed kin of a layer.
+
+    Args:
+        run: the run.
+        shards: all `kin_shards` of the layer.
+        inputs: what their receipts must say they were computed from.
+        vocab_size: V.
+
+    Returns:
+        int32 [V, N]; None unless all of it is there.
+    """
+    receipts = run.receipts()
+    if any(shard.name not in receipts or receipts[shard.name].inputs != inputs for shard in shards):
+        return None
+    if not shards:
+        return np.empty((vocab_size, 0), np.int32)
+    table = read_parts(run, [part for shard in shards for part in receipts[shard.name].parts])
+    kin = table["kin_ids"].combine_chunks()
+    return np.asarray(kin.flatten()).reshape(len(kin), kin.type.list_size)

@@ -1,0 +1,121 @@
+"""The part of a steering run that writes the steered head into the model's forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.executor import Grant
+from jobs.model import Model
+from outputs import schemas_steering as schemas
+from outputs.part import Part, write_part
+from outputs.reader import read_parts
+from outputs.run import Run
+from outputs.shard import Shard
+from pipeline.categories import Categories, read_categories
+from pipeline.forward import PROMPTS_PER_BATCH, Forward, for_batches
+from pipeline.head import Head
+from pipeline.projection import HeadWeights
+from pipeline.prompts import CategoryPrompts
+from pipeline.steering import Point
+from pipeline.steering_forward import InModel, run_steered
+from pipeline.weights import ModelWeights
+
+GROUP = "in-model"
+"""Group of the shards."""
+
+_LONGEST_DEFAULT = 64
+
+
+def draw_prompts(model: Model, *, count: int, length: int | None, seed: int) -> CategoryPrompts:
+    """Draw the prompts that the steered model runs.
+
+    Args:
+        model: the model.
+        count: prompts.
+        length: words in one; None = 64, or as many as the model reads after BOS.
+        seed: of the draw.
+
+    Raises:
+        ValueError: if the model has no BOS, no categories, or reads fewer words.
+    """
+    architecture = model.checkpoint.architecture
+    bos, room = architecture.require_bos(), architecture.n_ctx - 1
+    if length is not None and length > room:
+        raise ValueError(f"--length {length} is more than the model reads after BOS; choose at most {room}")
+    categories = Categories.fit([words for _, words in read_categories()], model.vocabulary)
+    if not categories.token_ids or not room:
+        raise ValueError(
+            "--in-model needs prompts of category words, and the model has no token or no room for them; leave it out"
+        )
+    words = length or min(_LONGEST_DEFAULT, room)
+    return CategoryPrompts.draw(categories, bos=bos, count=count, length=words, seed=seed)
+
+
+def prompt_shards(head: Head, points: Sequence[Point]) -> list[Shard]:
+    """One shard a point of the grid."""
+    return [
+        Shard(f"{head}-in-model-{number:04d}", GROUP, {"layer": head.layer, "head": head.index, "in_model": number})
+        for number in range(len(points))
+    ]
+
+
+def run_in_model(
+    grant: Grant,
+    shard: Shard,
+    folder: Path,
+    model: ModelWeights,
+    steered: HeadWeights,
+    prompts: CategoryPrompts,
+) -> Part:
+    """Run all prompts with the head steered to one point, and write one row a prompt; runs on a worker.
+
+    Raises:
+        OSError: if the part cannot be written.
+    """
+    head = Head(shard.bounds["layer"], shard.bounds["head"])
+
+    def work(forward: Forward, batch: slice) -> InModel:
+        return run_steered(forward, head, steered, prompts[batch])
+
+    count = len(prompts.tokens_PT)
+    batches = [slice(start, start + PROMPTS_PER_BATCH) for start in range(0, count, PROMPTS_PER_BATCH)]
+    done = for_batches(model, batches, work, threads=grant.cpus, device="cuda" if grant.gpus else "cpu")
+    names = ("identical_mass", "category_mass", "bos_mass", "loss")
+    measured = [np.concatenate([getattr(found, f"{name}_P") for found in done]) for name in names]
+    columns = [pa.array(np.arange(count, dtype=np.int32)), *(pa.array(values_P) for values_P in measured)]
+    table = pa.Table.from_arrays(columns, schema=schemas.IN_MODEL_PROMPTS)
+    return write_part(folder, f"in_model/point={shard.bounds['in_model']:04d}/part-00000.parquet", table)
+
+
+def in_model_table(run: Run, shards: Sequence[Shard], points: Sequence[Point]) -> pa.Table:
+    """One row a point: means over prompts, and the change of the loss against the unsteered head.
+
+    Args:
+        run: with all shards committed.
+        shards: `prompt_shards`.
+        points: the grid.
+    """
+    receipts = run.receipts()
+    tables = [read_parts(run, receipts[shard.name].parts) for shard in shards]
+    plain_P = tables[0]["loss"].to_numpy()
+    rows: list[Mapping[str, Any]] = []
+    for number, (point, table) in enumerate(zip(points, tables, strict=True)):
+        means = {name: float(table[name].to_numpy().mean()) for name in schemas.IN_MODEL_PROMPTS.names[1:]}
+        delta_P = table["loss"].to_numpy() - plain_P
+        rows.append(
+            {
+                "point": number,
+                **asdict(point),
+                **means,
+                "loss_delta": float(delta_P.mean()),
+                "loss_delta_std": float(delta_P.std()),
+                "n_prompts": len(delta_P),
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=schemas.IN_MODEL)
