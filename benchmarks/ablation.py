@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="planted")
     parser.add_argument("--length", type=int, default=64, help="words in a prompt")
-    parser.add_argument("--layers", default="0,5,11", help="layers to measure, the first and the last among them")
+    parser.add_argument("--layers", help="layers to measure; default: the first, the middle and the last that matters")
     parser.add_argument("--heads", type=int, default=3, help="heads of each layer to measure, for all of them")
     parser.add_argument("--no-loss", action="store_true", help="scores only")
     parser.add_argument("--json", action="store_true")
@@ -130,8 +130,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _, sums = measure_clean(model, passages, measurement, range(shape.n_layers))
     means = {component: (total / passages.tokens_PT.size).astype(np.float32) for component, total in sums.items()}
 
+    last = shape.n_layers - 1 if measurement.loss else shape.n_layers - 2
+    layers = list(map(int, given.layers.split(","))) if given.layers else sorted({0, last // 2, last})
     rows: list[dict[str, Any]] = []
-    groups = [embeddings(), *(of_layer(shape, layer) for layer in map(int, given.layers.split(",")))]
+    groups = [embeddings(), *(of_layer(shape, layer) for layer in layers)]
     measure_ablated(model, passages, measurement, groups[0][:1], kind="zero", means={})  # warm
     for group in groups:
         measured = [component for component in group if component.head is None or component.head < given.heads]
