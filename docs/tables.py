@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from outputs import schemas, schemas_heads, schemas_similarity, schemas_steering
+from outputs import schemas, schemas_ablation, schemas_heads, schemas_similarity, schemas_steering
 
 TABLES = (
     ("every job", "tokens.parquet", "every token", schemas.TOKENS),
@@ -22,6 +22,27 @@ TABLES = (
     ("head-scan", "heads.parquet", "one row a head", schemas_heads.HEADS),
     ("head-scan", "spectrum.parquet", "2H rows a head", schemas_heads.SPECTRUM),
     ("head-scan", "prompts/part-*.parquet", "one row for each prompt and head", schemas_heads.PROMPTS),
+    ("ablation", "ablation.parquet", "one row for each component and head it reaches", schemas_ablation.ABLATION),
+    ("ablation", "losses.parquet", "one row a component; not with --no-loss", schemas_ablation.LOSSES),
+    ("ablation", "prompts.parquet", "one row a prompt", schemas_ablation.prompts(65)),
+    (
+        "ablation",
+        "prompt_scores/source=L/part-*.parquet",
+        "one row for each component, prompt and head",
+        schemas_ablation.PROMPT_SCORES,
+    ),
+    (
+        "ablation",
+        "passage_losses/source=L/part-*.parquet",
+        "one row for each component and passage",
+        schemas_ablation.PASSAGE_LOSSES,
+    ),
+    (
+        "ablation --kind mean",
+        "output_sums/corpus=C/part-*.parquet",
+        "one row for each output",
+        schemas_ablation.output_sums(768),
+    ),
     ("steering", "steering.parquet", "one row a point of the grid", schemas_steering.STEERING),
     ("steering", "steered/point=P/part-*.parquet", "one row a token at each point", schemas_steering.STEERED),
     ("steering", "samples.parquet", "one row for each token of a sample", schemas_steering.SAMPLES),

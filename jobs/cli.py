@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import click
 
+from jobs.commands.ablation import ablation
 from jobs.commands.communities import communities
 from jobs.commands.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, INTERRUPTED, say
 from jobs.commands.full_vocab import full_vocab
@@ -85,7 +86,7 @@ def submit() -> None:
 
 
 for command in (
-    *(full_vocab, head_scan, steering, similarity, communities, report),
+    *(full_vocab, head_scan, ablation, steering, similarity, communities, report),
     *(runs, status, verify, model),
 ):
     submit.add_command(command)
