@@ -90,9 +90,9 @@ def head_tables(layers: int = 2, heads: int = 3, values: int = 8) -> dict[str, p
     """Tables `heads` and `spectrum` of a head scan; the last head has nothing measured."""
     random = np.random.default_rng(1)
     places = [(layer, head) for layer in range(layers) for head in range(heads)]
-    rows = [{"layer": layer, "head": head} for layer, head in places]
+    rows = [{"layer": layer, "head": head, "label": "none"} for layer, head in places]
     for row in rows[:-1]:
-        row.update({name: float(random.normal()) for name in HEADS.names[2:]})
+        row.update({name: float(random.normal()) for name in HEADS.names if name not in row})
     spectrum = [
         {"layer": layer, "head": head, "index": index, "eigenvalue": float(3.5 - index), "singular_value": None}
         for layer, head in places

@@ -74,7 +74,7 @@ def ablation(
             session.progress.say(dropped_words(job.categories))
         result = session.submit(job)
     tables = ["ablation.parquet", *(["losses.parquet"] if loss else []), "prompt_scores/**/*.parquet"]
-    query = 'pandas.read_parquet({folder} + "/ablation.parquet").nlargest(10, "delta")'
+    query = "ablation.parquet", '.nlargest(10, "delta")'
     return session.report(result, lambda: causes(result.run, shown), tables, query)
 
 
