@@ -8,6 +8,7 @@ Shapes: P prompts of one batch, T positions, N heads of a layer, D model.
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -256,6 +257,13 @@ def _bridge(weights: ModelWeights, device: torch.device) -> TransformerBridge:
         # Arrays that other processes share are read-only, and nothing here writes to them.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         state = {f"transformer.{name}": torch.from_numpy(array) for name, array in weights.tensors.items()}
+    if not a.scale_attn_weights:
+        # TransformerBridge divides by sqrt(H) all the same; queries as much longer make up for it.
+        for layer in range(a.n_layers):
+            for kind in ("weight", "bias"):
+                longer = state[f"transformer.h.{layer}.attn.c_attn.{kind}"].clone()
+                longer[..., : a.d_model] *= math.sqrt(a.d_head)
+                state[f"transformer.h.{layer}.attn.c_attn.{kind}"] = longer
     state["lm_head.weight"] = state["transformer.wte.weight"]
     model.load_state_dict(state, assign=True)
     model.to(device).eval().requires_grad_(False)

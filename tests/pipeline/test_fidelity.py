@@ -9,7 +9,7 @@ import torch
 
 from pipeline.checkpoint import Checkpoint
 from pipeline.fidelity import LayerProjection, correlation, correlation_sums, rows_of
-from pipeline.forward import Forward, for_batches
+from pipeline.forward import Forward
 from pipeline.states import TokenStates
 from pipeline.weights import ModelWeights
 
@@ -47,15 +47,3 @@ def test_a_side_that_does_not_vary_has_no_correlation() -> None:
     same, varying = torch.full((2, 1, 4, 4), 3.7), torch.randn(2, 1, 4, 4)
     assert np.isnan(correlation(correlation_sums(same, varying))).all()
     assert np.isnan(correlation(correlation_sums(varying, same))).all()
-
-
-def test_batches_give_the_same_bits_on_any_number_of_threads(random_model: Path) -> None:
-    weights = ModelWeights.read(Checkpoint.open(random_model), "threads")
-    batches = list(np.random.default_rng(1).integers(0, 211, (7, 4, 20)))
-
-    def residual(model: Forward, tokens_PT: np.ndarray) -> bytes:
-        return model.run(tokens_PT, {}, stop_at_layer=3).numpy().tobytes()
-
-    one = for_batches(weights, batches, residual, threads=1)
-    assert one == for_batches(weights, batches, residual, threads=3)
-    assert len(set(one)) == 7

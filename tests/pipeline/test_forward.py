@@ -1,0 +1,53 @@
+"""The forward pass by TransformerBridge against Hugging Face's, and on any number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2LMHeadModel
+
+from pipeline.behaviour import causal_pattern
+from pipeline.checkpoint import Checkpoint
+from pipeline.forward import Forward, for_batches
+from pipeline.weights import ModelWeights
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"scale_attn_weights": False},
+        {"scale_attn_by_inverse_layer_idx": True},
+        {"activation_function": "relu", "n_inner": 96},
+        {"activation_function": "gelu"},
+    ],
+)
+def test_scores_give_hugging_faces_patterns_in_every_variant(
+    make_random_model: Callable[..., Path], variant: dict[str, Any]
+) -> None:
+    folder = make_random_model(6, **variant)
+    tokens_PT = np.random.default_rng(0).integers(0, 211, (3, 20))
+    hf = GPT2LMHeadModel.from_pretrained(folder, attn_implementation="eager").eval()
+    with torch.no_grad():
+        expected = hf(torch.from_numpy(tokens_PT), output_attentions=True).attentions
+    found: dict[int, torch.Tensor] = {}
+    model = Forward(ModelWeights.read(Checkpoint.open(folder), "variant"))
+    model.attention_scores(tokens_PT, [0, 1, 2], lambda layer, scores: found.update({layer: causal_pattern(scores)}))
+    for layer in range(3):
+        np.testing.assert_allclose(found[layer].numpy(), expected[layer].numpy(), atol=1e-5)
+
+
+def test_batches_give_the_same_bits_on_any_number_of_threads(random_model: Path) -> None:
+    weights = ModelWeights.read(Checkpoint.open(random_model), "threads")
+    batches = list(np.random.default_rng(1).integers(0, 211, (7, 4, 20)))
+
+    def residual(model: Forward, tokens_PT: np.ndarray) -> bytes:
+        return model.run(tokens_PT, {}, stop_at_layer=3).numpy().tobytes()
+
+    one = for_batches(weights, batches, residual, threads=1)
+    assert one == for_batches(weights, batches, residual, threads=3)
+    assert len(set(one)) == 7
