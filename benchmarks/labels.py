@@ -9,6 +9,7 @@ import json
 import shutil
 import tempfile
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import click
@@ -22,6 +23,9 @@ from jobs.model import Model
 from jobs.resolve import write_planted
 from jobs.service import submit
 from pipeline.planted import PlantedDesign
+
+WIDTHS = (64, 128)
+"""Widths of the random checkpoints, which have 3 layers of 8 heads."""
 
 WEIGHT_SCALES = (0.02, 0.1, 0.2)
 """Standard deviation of all weights and biases of a random checkpoint; GPT-2 starts with 0.02 and no biases."""
@@ -60,33 +64,33 @@ def main(planted: int, random_: int, size: str) -> None:
                 shutil.rmtree(folder / "runs")
                 shutil.rmtree(folder / "planted")
         write_planted(PlantedDesign(size="tiny"), folder / "words")
-        for scale in WEIGHT_SCALES:
-            for seed in range(random_):
-                write_random(folder / "random", folder / "words", seed, scale)
-                found = labels(folder / "random", folder / "runs")
+        for width, scale, seed in product(WIDTHS, WEIGHT_SCALES, range(random_)):
+            write_random(folder / "random", folder / "words", seed, width, scale)
+            for states in ("mlp", "bos"):
+                found = labels(folder / "random", folder / "runs", states)
                 wrong = {head: name for head, name in found.items() if name != "none"}
                 totals["random heads"] += len(found)
                 totals["random heads named"] += len(wrong)
-                print(f"random weights {scale} seed {seed}: {len(found)} heads, named: {wrong}", flush=True)
+                print(f"random {width} wide {scale} seed {seed} {states}: {len(found)} heads, {wrong}", flush=True)
                 shutil.rmtree(folder / "runs")
-                shutil.rmtree(folder / "random")
+            shutil.rmtree(folder / "random")
     print(dict(totals))
 
 
-def labels(path: Path, out: Path) -> dict[str, str]:
+def labels(path: Path, out: Path, states: str = "mlp") -> dict[str, str]:
     """Scan every head of a checkpoint; its labels."""
     model = Model.open("checkpoint", path)
-    job = HeadScanJob(HeadScan(heads=choose_heads(None, None, model)), model)
+    job = HeadScanJob(HeadScan(heads=choose_heads(None, None, model), states=states), model)
     run = submit(job, out=out, executor=InProcessExecutor(), gpus=0).run
     rows = pq.read_table(run.folder / "heads.parquet").to_pylist()
     return {f"L{row['layer']}H{row['head']}": row["label"] for row in rows}
 
 
-def write_random(path: Path, words: Path, seed: int, scale: float) -> None:
+def write_random(path: Path, words: Path, seed: int, width: int, scale: float) -> None:
     """Write a GPT-2 of random weights with the tokenizer of another checkpoint."""
     torch.manual_seed(seed)
     config = GPT2Config(
-        n_layer=3, n_head=8, n_embd=128, vocab_size=1024, n_positions=512, bos_token_id=1023, eos_token_id=1023
+        n_layer=3, n_head=8, n_embd=width, vocab_size=1024, n_positions=512, bos_token_id=1023, eos_token_id=1023
     )
     model = GPT2LMHeadModel(config)
     if scale > 0.02:

@@ -1,30 +1,40 @@
-"""Writes docs/tables.md, the description of every table and column, from the schemas themselves.
-
-python docs/tables.py docs/tables.md
-"""
+"""Prints docs/tables.md, the description of every table and column, from the schemas themselves."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 
-from outputs import schemas, schemas_ablation, schemas_heads, schemas_similarity, schemas_steering
+from outputs import (
+    schemas,
+    schemas_ablation,
+    schemas_graph,
+    schemas_heads,
+    schemas_prompts,
+    schemas_similarity,
+    schemas_steering,
+)
 
 TABLES = (
-    ("every job", "tokens.parquet", "every token", schemas.TOKENS),
+    ("every job but communities", "tokens.parquet", "one row a token", schemas.TOKENS),
     (
         "full-vocab, head-scan, steering",
         "topk/layer=L/head=N/part-*.parquet",
         "one row a query token",
         schemas.topk(10),
     ),
-    ("full-vocab, head-scan, steering", "self/layer=L/head=N/part-*.parquet", "one row a token", schemas.SELF_WITH_KIN),
+    (
+        "full-vocab (without kin_z and suppression_index), head-scan, steering",
+        "self/layer=L/head=N/part-*.parquet",
+        "one row a token",
+        schemas.SELF_WITH_KIN,
+    ),
     ("head-scan, steering", "kin/layer=L/part-*.parquet", "one row a token", schemas.kin(16)),
     ("head-scan", "heads.parquet", "one row a head", schemas_heads.HEADS),
     ("head-scan", "spectrum.parquet", "2H rows a head", schemas_heads.SPECTRUM),
-    ("head-scan", "prompts/part-*.parquet", "one row for each prompt and head", schemas_heads.PROMPTS),
+    ("head-scan", "prompt_scores/part-*.parquet", "one row for each prompt and head", schemas_heads.PROMPT_SCORES),
+    ("head-scan, ablation", "prompts.parquet", "one row a prompt", schemas_prompts.prompts(65)),
     ("ablation", "ablation.parquet", "one row for each component and head it reaches", schemas_ablation.ABLATION),
     ("ablation", "losses.parquet", "one row a component; not with --no-loss", schemas_ablation.LOSSES),
-    ("ablation", "prompts.parquet", "one row a prompt", schemas_ablation.prompts(65)),
     (
         "ablation",
         "prompt_scores/source=L/part-*.parquet",
@@ -54,6 +64,10 @@ TABLES = (
         "one row a prompt at each point",
         schemas_steering.IN_MODEL_PROMPTS,
     ),
+    ("communities", "communities.parquet", "one row a token", schemas_graph.COMMUNITIES),
+    ("communities", "edges.parquet", "one row an edge", schemas_graph.EDGES),
+    ("communities", "restarts.parquet", "one row a restart", schemas_graph.RESTARTS),
+    ("communities", "memberships/restart=N/part-*.parquet", "one row a token", schemas_graph.MEMBERSHIPS),
     ("similarity", "similarity.parquet", "one row a bin of cosine similarity", schemas_similarity.SIMILARITY),
     ("similarity", "histogram/part-*.parquet", "one row for each cell with pairs", schemas_similarity.HISTOGRAM),
     ("similarity --frequencies", "subset.parquet", "one row a token", schemas_similarity.SUBSET),
@@ -62,7 +76,8 @@ TABLES = (
 HEAD = """# Tables
 
 Written by `python docs/tables.py > docs/tables.md` from the schemas that every file carries: the same descriptions and
-units stand in the metadata of each Parquet field.
+units stand in the metadata of each Parquet field. Lists are as long as a run's settings say (here `--top-k 10`, prompts
+of 64 words, GPT-2 small's width). With `--scores bilinear` scores have no unit.
 """
 
 

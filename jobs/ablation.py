@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from cluster.executor import Executor, Grant, Handle
 from jobs.ablation_shards import Work, read_means, read_measured, run_ablated, run_clean
+from jobs.category_prompts import DrawnPrompts
 from jobs.clock import Clock
-from jobs.head_prompts import LONGEST_DEFAULT, PROMPTS_PER_SHARD
+from jobs.head_prompts import PROMPTS_PER_SHARD
 from jobs.model import Model
 from jobs.settings import require_prompts
 from jobs.tables import tokens_table
@@ -24,11 +25,9 @@ from outputs.part import Part
 from outputs.run import Run
 from outputs.shard import Shard
 from pipeline.ablation import KINDS, Measurement
-from pipeline.categories import Categories, read_categories
 from pipeline.components import CLEAN, Component, embeddings, of_layer, reached
 from pipeline.head import Head
 from pipeline.passages import Passages, tokenise
-from pipeline.prompts import CategoryPrompts
 from pipeline.resampling import PairedBootstrap
 
 _CLEAN, _ABLATED = "clean", "ablated"
@@ -112,18 +111,16 @@ class AblationJob:
         self._layers = sorted(set(spec.layers))
         if self._layers and self._layers[-1] >= shape.n_layers:
             raise ValueError(f"--layers {self._layers[-1]} is outside the model; choose from 0 to {shape.n_layers - 1}")
-        bos, room = shape.require_bos(), shape.n_ctx - 1
-        if spec.length is not None and spec.length > room:
-            raise ValueError(f"--length {spec.length} is more than the model reads after BOS; choose at most {room}")
-        self.length = spec.length or min(LONGEST_DEFAULT, room)
-        words = spec.categories or [words for _, words in read_categories()]
-        self.categories = Categories.fit(words, model.vocabulary)
-        if not self.categories.token_ids or not self.length:
+        self.drawn = DrawnPrompts.draw(
+            model, words=spec.categories, count=spec.prompts, length=spec.length, seed=spec.seed
+        )
+        self.length = self.drawn.length
+        prompts = self.drawn.prompts
+        if prompts is None:
             raise ValueError(
                 "the model has no prompts: no category keeps two words that are one token of its vocabulary, or it "
                 "reads no word after BOS; give words of its own with --categories"
             )
-        prompts = CategoryPrompts.draw(self.categories, bos=bos, count=spec.prompts, length=self.length, seed=spec.seed)
         self._shared: tuple[Executor, Handle] | None = None
         text_W = None if spec.text is None else tokenise(model.checkpoint.path, spec.text, shape.vocab_size)
         self._text_W = text_W
@@ -135,7 +132,7 @@ class AblationJob:
             )
         self._corpora = [self._corpus("prompts", Passages.of_prompts(prompts), on_prompts)]
         if text_W is not None:
-            text = Passages.of_text(text_W, bos=bos, length=self.length)
+            text = Passages.of_text(text_W, bos=shape.require_bos(), length=self.length)
             self._corpora.append(self._corpus("text", text, Measurement((), True)))
 
     def _corpus(self, name: str, passages: Passages, measurement: Measurement) -> Corpus:
@@ -147,11 +144,11 @@ class AblationJob:
 
     def settings(self) -> dict[str, Any]:
         """The settings that change results; words and text count by the tokens they are."""
-        spec = asdict(replace(self.spec, categories=None, text=None, length=self.length))
-        tokens = hashlib.sha256(repr(self.categories.token_ids).encode()).hexdigest()
+        spec = asdict(replace(self.spec, categories=None, text=None))
+        del spec["categories"], spec["text"]
         text = None if self._text_W is None else hashlib.sha256(self._text_W.tobytes()).hexdigest()
         return {**spec, "layers": self._layers, "targets": list(map(str, self.targets)),
-                "category_tokens_sha256": tokens, "text_tokens_sha256": text}  # fmt: skip
+                **self.drawn.identity(), "text_tokens_sha256": text}  # fmt: skip
 
     def plan(self) -> list[Shard]:
         """Fixed ranges of the passages: with nothing ablated, then with the components of each layer."""
@@ -250,7 +247,7 @@ class AblationJob:
         """Write the tables of the whole run."""
         return [
             run.write_table("tokens.parquet", tokens_table(self.model)),
-            run.write_table("prompts.parquet", self._prompts_table()),
+            run.write_table("prompts.parquet", self.drawn.table()),
             *self._write_effects(run),
         ]
 
@@ -329,16 +326,6 @@ class AblationJob:
         ]
         targets = len(reached(group[0], corpus.measurement.heads))
         return read_measured(run, [receipts[name] for name in names], group, targets)
-
-    def _prompts_table(self) -> pa.Table:
-        prompts = self._corpora[0].passages.prompts
-        assert prompts is not None, "the first passages are prompts"
-        columns = {
-            "prompt": list(range(len(prompts.tokens_PT))),
-            "token_ids": prompts.tokens_PT.tolist(),
-            "categories": prompts.categories_PT.tolist(),
-        }
-        return pa.table(columns, schema=schemas_ablation.prompts(1 + self.length))
 
     def _corpus_of(self, shard: Shard) -> Corpus:
         (corpus,) = [corpus for corpus in self._corpora if shard.group.endswith(f"-{corpus.name}")]

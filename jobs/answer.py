@@ -11,12 +11,11 @@ from jobs.model import Model
 from jobs.source import SourceRun
 from outputs.reader import read_rows
 from outputs.run import Run
-from pipeline.categories import Categories
 
 KNOWN_WORDS = ("red", "69", "Monday", "Italy", "cat", "1989", "apple", "rain")
 """Words of the published keyword categories; those that are one token are shown."""
 
-_ROWS, _KEYS, _HEADS, _DROPPED, _COMMUNITIES = 6, 8, 10, 20, 12
+_ROWS, _KEYS, _HEADS, _COMMUNITIES = 6, 8, 10, 12
 
 
 def top_attended(run: Run, model: Model) -> Table:
@@ -74,17 +73,6 @@ def most_suppressing(run: Run) -> Table:
             row["label"],
         )
     return table
-
-
-def dropped_words(categories: Categories) -> str:
-    """A line on the words of categories that are not used."""
-    dropped = categories.dropped
-    listed = ", ".join(dropped[:_DROPPED]) + (", ..." if len(dropped) > _DROPPED else "")
-    kept = sum(map(len, categories.token_ids))
-    return (
-        f"prompts use {kept} words of {len(categories.token_ids)} categories; dropped {len(dropped)} that are not one "
-        f"token, or whose category keeps fewer than two: {listed}"
-    )
 
 
 def largest_communities(run: Run, source: SourceRun) -> Table:

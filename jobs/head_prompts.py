@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.executor import Executor, Grant
+from jobs.category_prompts import DrawnPrompts
 from jobs.clock import Clock
 from jobs.model import Model
 from outputs import schemas_heads
@@ -19,7 +20,6 @@ from outputs.reader import read_parts
 from outputs.run import Run
 from outputs.shard import Shard
 from pipeline.behaviour import Sequences, block_length, draw_sequences
-from pipeline.categories import Categories, read_categories
 from pipeline.fidelity import correlation
 from pipeline.head import Head
 from pipeline.prompt_measures import PromptStates, measure_prompts, measure_sequences
@@ -29,9 +29,6 @@ from pipeline.states import STATES, TokenStates
 from pipeline.weights import ModelWeights
 
 PROMPTS_PER_SHARD = 32
-LONGEST_DEFAULT = 64
-"""Words of a prompt, unless asked for otherwise or the model reads fewer."""
-
 CATEGORY_PROMPTS, SEQUENCES = "prompts", "sequences"
 """Groups of shards."""
 
@@ -42,50 +39,23 @@ class HeadPrompts:
     Args:
         model: the model.
         heads: the heads that are scanned.
-        words: the words of each category; None = the project's list.
-        prompts: category prompts.
-        length: words in one; None = 64, or as many as the model reads.
-        seed: of all prompts.
-
-    Raises:
-        ValueError: if the model has no BOS, or reads fewer words than asked for.
+        drawn: the category prompts.
+        seed: of the behaviour sequences.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        heads: Sequence[Head],
-        *,
-        words: Sequence[Sequence[str]] | None,
-        prompts: int,
-        length: int | None,
-        seed: int,
-    ) -> None:
-        architecture = model.checkpoint.architecture
-        bos = architecture.require_bos()
-        room = architecture.n_ctx - 1
-        if length is not None and length > room:
-            raise ValueError(f"--length {length} is more than the model reads after BOS; choose at most {room}")
-        self.length = length or min(LONGEST_DEFAULT, room)
-        self.categories = Categories.fit(words or [words for _, words in read_categories()], model.vocabulary)
+    def __init__(self, model: Model, heads: Sequence[Head], drawn: DrawnPrompts, *, seed: int) -> None:
         self._model = model
         self._heads = list(heads)
         self._layers = sorted({head.layer for head in heads})
-        self.prompts: CategoryPrompts | None = None
-        if self.categories.token_ids and self.length:
-            self.prompts = CategoryPrompts.draw(self.categories, bos=bos, count=prompts, length=self.length, seed=seed)
-        ordinary = model.ordinary_tokens()
+        self._prompts = drawn.prompts
+        architecture, ordinary = model.checkpoint.architecture, model.ordinary_tokens()
         block = block_length(architecture.n_ctx, len(ordinary))
+        bos = architecture.require_bos()
         self.sequences = draw_sequences(ordinary, bos=bos, block=block, seed=seed) if block else []
-
-    def identity(self) -> dict[str, Any]:
-        """What of the prompts changes results, beside their number and seed."""
-        tokens = hashlib.sha256(repr(self.categories.token_ids).encode()).hexdigest()
-        return {"length": self.length, "category_tokens_sha256": tokens}
 
     def shards(self) -> list[Shard]:
         """Fixed ranges of the prompts, and one shard for each kind of sequence."""
-        count = len(self.prompts.tokens_PT) if self.prompts else 0
+        count = len(self._prompts.tokens_PT) if self._prompts else 0
         ranges = [(start, min(start + PROMPTS_PER_SHARD, count)) for start in range(0, count, PROMPTS_PER_SHARD)]
         return [
             *(
@@ -110,24 +80,16 @@ class HeadPrompts:
         clock.lap("token states")
         for shard in stage:
             if shard.group == SEQUENCES:
-                yield (
-                    shard,
-                    (
-                        self._model.identity["weights_sha256"],
-                        weights,
-                        self.sequences[shard.bounds["kind"]],
-                        self._layers,
-                    ),
-                )
+                yield shard, (key, weights, self.sequences[shard.bounds["kind"]], self._layers)
             else:
-                assert self.prompts is not None
-                chosen = self.prompts[shard.bounds["start"] : shard.bounds["stop"]]
+                assert self._prompts is not None
+                chosen = self._prompts[shard.bounds["start"] : shard.bounds["stop"]]
                 yield shard, (folder, digest, weights, states, chosen, self._heads)
 
     def _prompt_states(self, threads: int) -> PromptStates:
         """All kinds of states of the prompts' tokens, for every layer that is scanned."""
-        assert self.prompts is not None
-        token_ids = np.unique(self.prompts.tokens_PT).tolist()
+        assert self._prompts is not None
+        token_ids = np.unique(self._prompts.tokens_PT).tolist()
         last = self._layers[-1]
         means_LD = self._model.attention_means(last, threads=threads) if last else None
         found: dict[str, dict[int, np.ndarray]] = {}
@@ -143,7 +105,7 @@ class HeadPrompts:
         receipts = run.receipts()
         mine = [receipts[shard.name] for shard in self.shards()]
         found: dict[Head, dict[str, float | None]] = {head: {} for head in self._heads}
-        if self.prompts:
+        if self._prompts:
             table = read_parts(run, [part for receipt in mine for part in receipt.parts])
             scores_PN = table["semantic_category_score"].to_numpy().reshape(-1, len(self._heads))
             for head, scores_P in zip(self._heads, scores_PN.T, strict=True):
@@ -182,9 +144,9 @@ def run_prompts(
         pa.array(np.tile(np.array([head.index for head in heads], np.int32), len(numbers))),
         pa.array(scores_PC.reshape(-1)),
     ]
-    table = pa.Table.from_arrays(columns, schema=schemas_heads.PROMPTS)
-    part = write_part(folder, f"prompts/part-{shard.bounds['start'] // PROMPTS_PER_SHARD:05d}.parquet", table)
-    return digest, (part,), {"fidelity": {kind: sums_C6.tolist() for kind, sums_C6 in sums.items()}}
+    table = pa.Table.from_arrays(columns, schema=schemas_heads.PROMPT_SCORES)
+    part = write_part(folder, f"prompt_scores/part-{shard.bounds['start'] // PROMPTS_PER_SHARD:05d}.parquet", table)
+    return f"{digest} {device}", (part,), {"fidelity": {kind: sums_C6.tolist() for kind, sums_C6 in sums.items()}}
 
 
 def run_sequences(
@@ -193,7 +155,7 @@ def run_sequences(
     """Measure one kind of sequences in every head of some layers; runs on a worker."""
     device = "cuda" if grant.gpus else "cpu"
     means = measure_sequences(weights, sequences, layers, threads=grant.cpus, device=device)
-    return digest, (), {"behaviour": {name: mean_LN.tolist() for name, mean_LN in means.items()}}
+    return f"{digest} {device}", (), {"behaviour": {name: mean_LN.tolist() for name, mean_LN in means.items()}}
 
 
 def _digest(weights: str, states: PromptStates) -> str:

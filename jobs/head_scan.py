@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from cluster.executor import Executor, Grant
+from jobs.category_prompts import DrawnPrompts
 from jobs.clock import Clock
 from jobs.head_prompts import CATEGORY_PROMPTS, HeadPrompts, run_prompts, run_sequences
-from jobs.kin import committed_kin, find_kin, kin_shards
+from jobs.kin import committed_kin, find_kin, kin_shards, stale_kin
 from jobs.model import Model
 from jobs.settings import require_prompts, require_scoring, require_top_k_fits
 from jobs.tables import heads_table, row_z, self_table, spectrum_table, tokens_table, topk_table
@@ -140,19 +141,17 @@ class HeadScanJob:
         self._heads = [Head.parse(name) for name in spec.heads]
         for head in self._heads:
             head.require_inside(shape.n_layers, shape.n_heads)
-        self.prompts = HeadPrompts(
-            model,
-            self._heads,
-            words=spec.categories,
-            prompts=spec.prompts,
-            length=spec.length,
-            seed=spec.seed,
+        self.drawn = DrawnPrompts.draw(
+            model, words=spec.categories, count=spec.prompts, length=spec.length, seed=spec.seed
         )
+        self.prompts = HeadPrompts(model, self._heads, self.drawn, seed=spec.seed)
         self._states: TokenStates | None = None
 
     def settings(self) -> dict[str, Any]:
         """The settings that change results; words count by the tokens they are."""
-        return {**asdict(replace(self.spec, categories=None)), **self.prompts.identity()}
+        settings = asdict(replace(self.spec, categories=None))
+        del settings["categories"]
+        return {**settings, **self.drawn.identity()}
 
     def plan(self) -> list[Shard]:
         """The prompts; then for each layer the kin of fixed ranges of tokens, and one shard a head."""
@@ -234,7 +233,12 @@ class HeadScanJob:
         layer = shards[0].bounds["layer"]
         states_VD = self._states_of(layer, threads)
         digest = hashlib.sha256(states_VD.data).hexdigest()
-        kin_ids_VN = committed_kin(run, self._kin_shards(layer), digest, len(states_VD))
+        of_layer = self._kin_shards(layer)
+        if stale := stale_kin(run, of_layer, digest):
+            # Found again, they make every head of the layer stale, and the loop's next round computes these.
+            yield from self._kin_tasks(stale, run, executor, threads, clock)
+            return
+        kin_ids_VN = committed_kin(run, of_layer, digest, len(states_VD))
         if kin_ids_VN is None:
             return
         normalised_VD = normalise(states_VD, self.model.checkpoint.architecture.layer_norm_eps, threads=threads)
@@ -282,6 +286,7 @@ class HeadScanJob:
         rows = [self._row(head, {**summary["head"], **columns[head]}) for head, summary in summaries]
         return [
             run.write_table("tokens.parquet", tokens_table(self.model)),
+            run.write_table("prompts.parquet", self.drawn.table()),
             run.write_table("heads.parquet", heads_table(rows)),
             run.write_table("spectrum.parquet", spectrum_table(summaries)),
         ]
@@ -317,6 +322,7 @@ def _scan_head(
     k: int,
     seed: int,
 ) -> _Work:
+    forget_models()
     place = shard.bounds["layer"], shard.bounds["head"]
     inputs = head_inputs(weights, layer.states_VD, threads=grant.cpus)
     token_ids_V = np.arange(len(inputs.keys_VH), dtype=np.int32)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.checkpoint import Checkpoint
+from pipeline.forward import forget_models
 from pipeline.states import TokenStates, attention_means
 from pipeline.vocabulary import Vocabulary
 from pipeline.weights import ModelWeights
 
 
-@dataclass(frozen=True)
+@dataclass
 class Model:
     """An opened model.
 
@@ -29,6 +30,7 @@ class Model:
     checkpoint: Checkpoint
     vocabulary: Vocabulary
     identity: dict[str, Any]
+    _means_LD: np.ndarray | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def open(cls, name: str, path: Path) -> Model:
@@ -73,5 +75,8 @@ class Model:
         return TokenStates(self.checkpoint, kind, attention_means_LD=means_LD, threads=threads)
 
     def attention_means(self, layers: int, *, threads: int) -> np.ndarray:
-        """See `pipeline.states.attention_means`; float32 [layers, D]."""
-        return attention_means(self.weights(), self.ordinary_tokens(), layers, threads=threads)
+        """See `pipeline.states.attention_means`; float32 [layers, D], computed once and kept."""
+        if self._means_LD is None or len(self._means_LD) < layers:
+            self._means_LD = attention_means(self.weights(), self.ordinary_tokens(), layers, threads=threads)
+            forget_models()  # the driver runs the model for nothing else
+        return self._means_LD[:layers]

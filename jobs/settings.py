@@ -5,6 +5,9 @@ from __future__ import annotations
 from pipeline.projection import SCORES
 from pipeline.states import STATES
 
+MOST_PROMPTS = 100_000
+"""Prompts, or words in one, that a job takes; more would not fit the memory of a driver."""
+
 
 def require_scoring(states: str, scores: str, top_k: int) -> None:
     """Check how a job is to score.
@@ -46,7 +49,7 @@ def require_prompts(prompts: int, length: int | None, seed: int) -> None:
         ValueError: if there would be no prompt or no word, or the seed is negative.
     """
     for name, value in (("--prompts", prompts), ("--length", length)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} {value} is below 1; choose 1 or more")
+        if value is not None and not 1 <= value <= MOST_PROMPTS:
+            raise ValueError(f"{name} {value} is impossible; choose from 1 to {MOST_PROMPTS}")
     if seed < 0:
         raise ValueError(f"--seed {seed} is negative; choose 0 or more")

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.executor import Grant
+from jobs.category_prompts import DrawnPrompts
 from jobs.model import Model
 from outputs import schemas_steering as schemas
 from outputs.part import Part, write_part
 from outputs.reader import read_parts
 from outputs.run import Run
 from outputs.shard import Shard
-from pipeline.categories import Categories, read_categories
 from pipeline.forward import PROMPTS_PER_BATCH, Forward, for_batches
 from pipeline.head import Head
 from pipeline.projection import HeadWeights
@@ -28,8 +28,6 @@ from pipeline.weights import ModelWeights
 
 GROUP = "in-model"
 """Group of the shards."""
-
-_LONGEST_DEFAULT = 64
 
 
 def draw_prompts(model: Model, *, count: int, length: int | None, seed: int) -> CategoryPrompts:
@@ -44,17 +42,12 @@ def draw_prompts(model: Model, *, count: int, length: int | None, seed: int) -> 
     Raises:
         ValueError: if the model has no BOS, no categories, or reads fewer words.
     """
-    architecture = model.checkpoint.architecture
-    bos, room = architecture.require_bos(), architecture.n_ctx - 1
-    if length is not None and length > room:
-        raise ValueError(f"--length {length} is more than the model reads after BOS; choose at most {room}")
-    categories = Categories.fit([words for _, words in read_categories()], model.vocabulary)
-    if not categories.token_ids or not room:
+    drawn = DrawnPrompts.draw(model, words=None, count=count, length=length, seed=seed)
+    if drawn.prompts is None:
         raise ValueError(
             "--in-model needs prompts of category words, and the model has no token or no room for them; leave it out"
         )
-    words = length or min(_LONGEST_DEFAULT, room)
-    return CategoryPrompts.draw(categories, bos=bos, count=count, length=words, seed=seed)
+    return drawn.prompts
 
 
 def prompt_shards(head: Head, points: Sequence[Point]) -> list[Shard]:

@@ -126,7 +126,8 @@ class Run:
                 for leftover in self.folder.rglob(".*.tmp"):
                     leftover.unlink(missing_ok=True)
                 # A folder where a part belongs would stop every attempt to write it.
-                self._set_aside([path for path in self.folder.rglob("*.parquet") if path.is_dir()])
+                inside = (path for path in self.folder.rglob("*.parquet") if not path.is_relative_to(self._state))
+                self._set_aside([path for path in inside if path.is_dir()])
                 try:
                     yield
                 except ValueError:

@@ -66,27 +66,6 @@ PASSAGE_LOSSES = pa.schema(
 )
 
 
-def prompts(length: int) -> pa.Schema:
-    """Schema of the prompts.
-
-    Args:
-        length: tokens of a prompt, BOS included.
-    """
-    shape = f"[{length}]"
-    return pa.schema(
-        [
-            field("prompt", pa.int32(), "number of the prompt, from 0"),
-            field("token_ids", pa.list_(pa.int32(), length), "its tokens, BOS first", unit="id", shape=shape),
-            field(
-                "categories",
-                pa.list_(pa.int32(), length),
-                "category that each token was drawn from, from 0; BOS's means nothing",
-                shape=shape,
-            ),
-        ]
-    )
-
-
 def output_sums(d_model: int) -> pa.Schema:
     """Schema of the summed outputs that mean ablation takes its means from.
 

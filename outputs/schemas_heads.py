@@ -45,10 +45,13 @@ HEADS = pa.schema(
         *_against_null("n_negative_top_h", "negatives among the H eigenvalues of W_sym largest by magnitude"),
         _number("semantic_category_score_mean", "mean over prompts of the Semantic Category Score", "nats"),
         _number("semantic_category_score_std", "its standard deviation over prompts (divisor P)", "nats"),
-        _number("fidelity", "Pearson correlation on prompts of scores from the run's token states with the real ones"),
-        _number("fidelity_mlp", "the same for token states mlp"),
-        _number("fidelity_mean", "the same for token states mean"),
-        _number("fidelity_bos", "the same for token states bos"),
+        _number(
+            "fidelity",
+            "Pearson correlation on prompts of attention scores from the run's token states with the real ones",
+        ),
+        _number("fidelity_mlp", "on prompts, for token states mlp"),
+        _number("fidelity_mean", "on prompts, for token states mean"),
+        _number("fidelity_bos", "on prompts, for token states bos"),
         _number("previous_token_score", "mean attention to the token before, in random text without repeats"),
         _number("duplicate_token_score", "mean attention to the token's earlier occurrence, in a repeated block"),
         _number("induction_score", "mean attention to the token after that occurrence, in a repeated block"),
@@ -77,7 +80,7 @@ SPECTRUM = pa.schema(
     ]
 )
 
-PROMPTS = pa.schema(
+PROMPT_SCORES = pa.schema(
     [
         field("prompt", pa.int32(), "number of the prompt, from 0"),
         *_PLACE,

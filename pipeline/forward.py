@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
+from pipeline.checkpoint import Architecture
 from pipeline.weights import ModelWeights
 
 if TYPE_CHECKING:
@@ -202,7 +203,8 @@ def for_batches(
         with ThreadPoolExecutor(1 if device == "cuda" else threads, initializer=begin) as pool:
             return list(pool.map(lambda batch: work(own.model, batch), batches))
     finally:
-        _idle[weights.key, device] = taken
+        with _lock:
+            _idle.setdefault((weights.key, weights.architecture, device), []).extend(taken)
 
 
 def forget_models() -> None:
@@ -211,17 +213,18 @@ def forget_models() -> None:
         _idle.clear()
 
 
-_idle: dict[tuple[str, str], list[Forward]] = {}
+_idle: dict[tuple[str, Architecture, str], list[Forward]] = {}
 """Models that this process built for the newest weights and that no thread holds."""
 
 _lock = threading.Lock()
 
 
 def _take(weights: ModelWeights, device: str) -> Forward:
+    wanted = weights.key, weights.architecture, device
     with _lock:
-        for key in [key for key in _idle if key != (weights.key, device)]:
+        for key in [key for key in _idle if key != wanted]:
             del _idle[key]
-        idle = _idle.get((weights.key, device), [])
+        idle = _idle.get(wanted, [])
         return idle.pop() if idle else Forward(weights, device)
 
 

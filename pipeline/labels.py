@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.kin import KIN
+
 NONE = "none"
 
 BEHAVIOUR_SHARE = 0.3
@@ -18,7 +20,7 @@ occurrence of the query's token gives the earlier one 0.5, for the query itself 
 BOS_SHARE = 0.8
 """Mean attention to BOS from which a head is a sink: higher, since any head may rest on BOS where nothing fits."""
 
-KIN_Z = 0.4
+KIN_Z = 0.5
 """Mean kin z from which a head prefers look-alikes, in standard deviations of a row."""
 
 SELF_Z = 0.75
@@ -32,13 +34,13 @@ A random head has 0.5; a head that just prefers its kin has the token itself amo
 def label(row: Mapping[str, Any], vocab_size: int) -> str:
     """Name a head.
 
-    The first rule that holds gives the name:
+    The first rule that holds gives the name; those with kin need a vocabulary of 160 tokens or more:
 
-    - `self-suppressing semantic`: kin_z_mean >= 0.4, the suppression index's interval above 0, and self_rank_mean at
+    - `self-suppressing semantic`: kin_z_mean >= 0.5, the suppression index's interval above 0, and self_rank_mean at
       least 0.2 of the vocabulary;
     - `previous-token`, `duplicate-token`, `induction`: their score (for induction also the one after 4 tokens) >= 0.3,
       the highest of these first;
-    - `semantic`: kin_z_mean >= 0.4;
+    - `semantic`: kin_z_mean >= 0.5;
     - `anti-self`: self_z_mean <= -0.75;
     - `BOS sink`: bos_share >= 0.8.
 
@@ -54,9 +56,10 @@ def label(row: Mapping[str, Any], vocab_size: int) -> str:
         value = row.get(name)
         return value is not None and value >= threshold
 
-    prefers_kin = at_least("kin_z_mean", KIN_Z)
+    # Where a tenth of the vocabulary are kin, they are no look-alikes.
+    prefers_kin = at_least("kin_z_mean", KIN_Z) and vocab_size >= 10 * KIN
     suppresses = at_least("self_rank_mean", SELF_RANK_SHARE * vocab_size)
-    if prefers_kin and suppresses and row["suppression_index_low"] > 0:
+    if prefers_kin and suppresses and (row.get("suppression_index_low") or 0.0) > 0:
         return "self-suppressing semantic"
     behaviours = {
         "previous-token": row.get("previous_token_score"),

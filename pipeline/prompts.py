@@ -51,12 +51,15 @@ class CategoryPrompts:
         tokens_PT = np.full((count, length + 1), bos, np.int64)
         categories_PT = np.zeros((count, length + 1), np.int64)
         known = len(categories.token_ids)
+        sizes = np.array([len(tokens) for tokens in categories.token_ids])
+        starts = np.cumsum(sizes) - sizes
+        tokens = np.concatenate([np.array(tokens, np.int64) for tokens in categories.token_ids])
         for prompt in range(count):
             rng = np.random.default_rng(np.random.SeedSequence([seed, prompt], spawn_key=(DRAWS,)))
             chosen = rng.choice(known, min(CATEGORIES_PER_PROMPT, known), replace=False)
             categories_PT[prompt, 1:] = rng.choice(chosen, length)
-            for position in range(1, length + 1):
-                tokens_PT[prompt, position] = rng.choice(categories.token_ids[categories_PT[prompt, position]])
+            drawn_T = categories_PT[prompt, 1:]
+            tokens_PT[prompt, 1:] = tokens[starts[drawn_T] + rng.integers(0, sizes[drawn_T])]
         return cls(tokens_PT, categories_PT)
 
     def __getitem__(self, prompts: slice) -> CategoryPrompts:

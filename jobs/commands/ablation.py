@@ -49,7 +49,6 @@ def ablation(
     from jobs.ablation import Ablation, AblationJob
     from jobs.ablation_answer import causes
     from jobs.ablation_choice import choose_layers, choose_targets
-    from jobs.answer import dropped_words
     from pipeline.head import Head
 
     shown = None if head is None else Head.parse(head)
@@ -70,8 +69,8 @@ def ablation(
             seed=options.seed,
         )
         job = AblationJob(spec, opened)
-        if job.categories.dropped:
-            session.progress.say(dropped_words(job.categories))
+        if dropped := job.drawn.dropped():
+            session.progress.say(dropped)
         result = session.submit(job)
     tables = ["ablation.parquet", *(["losses.parquet"] if loss else []), "prompt_scores/**/*.parquet"]
     query = "ablation.parquet", '.nlargest(10, "delta")'

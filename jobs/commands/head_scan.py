@@ -30,7 +30,7 @@ def head_scan(
     options: RunOptions,
 ) -> int:
     """Scan every head: self statistics, kin and spectrum over the whole vocabulary, and behaviour on prompts."""
-    from jobs.answer import dropped_words, most_suppressing
+    from jobs.answer import most_suppressing
     from jobs.head_scan import HeadScan, HeadScanJob, choose_heads
 
     with options.session() as session:
@@ -47,8 +47,8 @@ def head_scan(
             seed=options.seed,
         )
         job = HeadScanJob(spec, opened)
-        if job.prompts.categories.dropped:
-            session.progress.say(dropped_words(job.prompts.categories))
+        if dropped := job.drawn.dropped():
+            session.progress.say(dropped)
         result = session.submit(job)
     tables = ["heads.parquet", "spectrum.parquet", "topk/**/*.parquet", "self/**/*.parquet"]
     query = "heads.parquet", '.nlargest(10, "suppression_index_mean")'

@@ -20,7 +20,7 @@ from jobs.ablation_choice import choose_layers, choose_targets
 from jobs.cli import run as submit_command
 from jobs.model import Model
 from jobs.service import Result, submit
-from outputs import schemas_ablation, store
+from outputs import schemas_ablation, schemas_prompts, store
 from outputs.run import Run
 from pipeline.passages import tokenise
 
@@ -92,7 +92,7 @@ def test_tables_follow_their_schemas(whole: Run) -> None:
     for name, schema in (
         ("ablation.parquet", schemas_ablation.ABLATION),
         ("losses.parquet", schemas_ablation.LOSSES),
-        ("prompts.parquet", schemas_ablation.prompts(9)),
+        ("prompts.parquet", schemas_prompts.prompts(9)),
         ("prompt_scores/source=L0/part-00000.parquet", schemas_ablation.PROMPT_SCORES),
         ("passage_losses/source=none/part-00000.parquet", schemas_ablation.PASSAGE_LOSSES),
         ("output_sums/corpus=prompts/part-00000.parquet", schemas_ablation.output_sums(64)),

@@ -23,6 +23,7 @@ from jobs.resolve import write_planted
 from jobs.service import submit
 from outputs import schemas_heads
 from pipeline.planted import PlantedDesign
+from pipeline.states import TokenStates, attention_means
 
 
 def make_job(folder: Path, heads: str | None = None, **spec: Any) -> HeadScanJob:
@@ -59,7 +60,7 @@ def test_semantic_scores_are_means_over_prompts(
     worded_model: Path, worded_scan: tuple[HeadScanJob, Path], layer: int, head: int
 ) -> None:
     job, folder = worded_scan
-    prompts = job.prompts.prompts
+    prompts = job.drawn.prompts
     assert prompts is not None
     pattern_PTT = hugging_face(worded_model, prompts.tokens_PT)[0][layer][:, head].double().numpy()
     scores = []
@@ -69,36 +70,57 @@ def test_semantic_scores_are_means_over_prompts(
             keys = [k for k in range(1, q) if categories[k] == categories[q] and tokens[k] != tokens[q]] or [0]
             surprisals.append(-math.log(max(pattern_TT[q, keys].sum(), 1e-38)))
         scores.append(np.mean(surprisals))
-    stored = pq.read_table(folder / "prompts").to_pandas()
+    stored = pq.read_table(folder / "prompt_scores").to_pandas()
     assert len(stored) == 35 * 3
     one = stored[(stored.layer == layer) & (stored["head"] == head)].sort_values("prompt")
     np.testing.assert_allclose(one.semantic_category_score, scores, rtol=1e-3, atol=1e-3)
     row = row_of(folder, layer, head)
     assert row["semantic_category_score_mean"] == pytest.approx(np.mean(scores), rel=1e-3)
     assert row["semantic_category_score_std"] == pytest.approx(np.std(scores), rel=1e-2)
-    assert pq.read_schema(folder / "prompts/part-00001.parquet").equals(schemas_heads.PROMPTS, check_metadata=True)
+    assert pq.read_schema(folder / "prompt_scores/part-00001.parquet").equals(
+        schemas_heads.PROMPT_SCORES, check_metadata=True
+    )
 
 
 def test_fidelity_is_the_correlation_of_predicted_and_real_scores(
     worded_model: Path, worded_scan: tuple[HeadScanJob, Path], reference_scores: Callable[..., np.ndarray]
 ) -> None:
     job, folder = worded_scan
-    prompts = job.prompts.prompts
+    prompts = job.drawn.prompts
     assert prompts is not None
-    pattern_PTT = hugging_face(worded_model, prompts.tokens_PT)[0][2][:, 7].double().numpy()
-    predicted_VV = reference_scores(worded_model, 2, 7)
-    # A pattern gives its scores up to a constant a query, so both sides are compared with query means taken out there.
+    patterns, hidden = hugging_face(worded_model, prompts.tokens_PT)
+    real_PTT = np.stack([own_scores(worded_model, x_TD) for x_TD in hidden[2].double().numpy()])
+    # They are the model's own: their softmax is its pattern.
+    pattern_PTT = np.exp(real_PTT - real_PTT.max(2, keepdims=True)) * np.tri(13)
+    pattern_PTT /= pattern_PTT.sum(2, keepdims=True)
+    np.testing.assert_allclose(pattern_PTT, patterns[2][:, 7].numpy(), atol=1e-4)
+
     query, key = np.tril_indices(13)
-    predicted_PTT = predicted_VV[prompts.tokens_PT[:, :, None], prompts.tokens_PT[:, None, :]]
-    hidden = hugging_face(worded_model, prompts.tokens_PT)[1][2].double().numpy()
-    real_PTT = np.stack([own_scores(worded_model, x_TD) for x_TD in hidden])
-    pattern_again = np.exp(real_PTT - real_PTT.max(2, keepdims=True)) * np.tri(13)
-    np.testing.assert_allclose(pattern_again / pattern_again.sum(2, keepdims=True), pattern_PTT, atol=1e-4)
-    expected = np.corrcoef(predicted_PTT[:, query, key].ravel(), real_PTT[:, query, key].ravel())[0, 1]
+
+    def expected(scores_VV: np.ndarray) -> float:
+        predicted_PTT = scores_VV[prompts.tokens_PT[:, :, None], prompts.tokens_PT[:, None, :]]
+        return float(np.corrcoef(predicted_PTT[:, query, key].ravel(), real_PTT[:, query, key].ravel())[0, 1])
+
     row = row_of(folder, 2, 7)
-    assert row["fidelity_mlp"] == pytest.approx(expected, abs=1e-3)
-    assert row["fidelity"] == row["fidelity_bos"] != row["fidelity_mlp"]
-    assert row["fidelity_mean"] not in (None, row["fidelity_mlp"])
+    assert row["fidelity_mlp"] == pytest.approx(expected(reference_scores(worded_model, 2, 7)), abs=1e-3)
+    after_bos_V2 = np.stack([np.full(1024, 1023), np.arange(1024)], axis=1)
+    after_bos_VD = hugging_face(worded_model, after_bos_V2)[1][2][:, 1].double().numpy()
+    assert row["fidelity_bos"] == pytest.approx(expected(own_scores(worded_model, after_bos_VD)), abs=1e-3)
+    assert row["fidelity"] == row["fidelity_bos"]
+    means_LD = attention_means(job.model.weights(), range(1023), 2, threads=1)
+    states = TokenStates(job.model.checkpoint, "mean", attention_means_LD=means_LD, threads=1)
+    mean_VD = states.advance_to(2).astype(np.float64)
+    assert row["fidelity_mean"] == pytest.approx(expected(own_scores(worded_model, mean_VD)), abs=1e-3)
+    assert len({row["fidelity_mlp"], row["fidelity_mean"], row["fidelity_bos"]}) == 3
+
+
+def test_the_prompts_are_kept_beside_their_scores(worded_scan: tuple[HeadScanJob, Path]) -> None:
+    job, folder = worded_scan
+    prompts = job.drawn.prompts
+    assert prompts is not None
+    table = pq.read_table(folder / "prompts.parquet")
+    assert table["token_ids"].to_pylist() == prompts.tokens_PT.tolist()
+    assert table["categories"].to_pylist() == prompts.categories_PT.tolist()
 
 
 def own_scores(folder: Path, x_TD: np.ndarray) -> np.ndarray:
@@ -174,7 +196,7 @@ def test_models_without_words_or_room_have_no_such_columns(
     for name in ("semantic_category_score_mean", "fidelity", "fidelity_mlp", "induction_score", "bos_share"):
         assert row[name] is None
     assert row["label"] == "none"
-    assert not (folder / "prompts").exists()
+    assert not (folder / "prompt_scores").exists()
 
 
 def test_a_model_of_one_position_has_no_states_after_bos(
@@ -192,17 +214,20 @@ def test_a_model_of_one_position_has_no_states_after_bos(
 def test_bad_requests_are_told_in_one_line(
     worded_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    without_bos = tmp_path / "without-bos"
+    without_bos, column = tmp_path / "without-bos", tmp_path / "column.csv"
+    column.write_text("red\nblue\n")
     shutil.copytree(worded_model, without_bos)
     config = json.loads((without_bos / "config.json").read_text())
     (without_bos / "config.json").write_text(json.dumps({**config, "bos_token_id": None}))
     for arguments, said in (
         (["--length", "64"], "--length 64 is more than the model reads after BOS; choose at most 63"),
-        (["--prompts", "0"], "--prompts 0 is below 1"),
-        (["--length", "0"], "--length 0 is below 1"),
+        (["--prompts", "0"], "--prompts 0 is impossible"),
+        (["--length", "0"], "--length 0 is impossible"),
         (["--seed", "-1"], "--seed -1 is negative"),
         (["--states", "context"], "--states 'context' is unknown; choose one of mlp, mean, bos"),
         (["--categories", str(tmp_path / "none.csv")], "none.csv cannot be read (No such file or directory)"),
+        (["--categories", str(column)], "--categories keeps no category with two words"),
+        (["--prompts", "99999999999999999999"], "choose from 1 to 100000"),
         (["--model", str(without_bos)], "have no BOS"),
     ):
         command = ["head-scan", "--model", str(worded_model), "--out", str(tmp_path / "runs"), "--in-process"]

@@ -198,6 +198,29 @@ def test_damaged_kin_are_found_again_and_heads_kept(random_model: Path, random_s
     assert hashes(result.run) == hashes(random_scan)
 
 
+@pytest.mark.parametrize("shards", [9, 14, 18, 25])
+def test_a_scan_goes_on_where_states_have_other_bits(
+    random_model: Path, random_scan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        scan(random_model, tmp_path, executor=Stopping(shards))
+    advance_to = TokenStates.advance_to
+
+    def as_on_another_processor(states: TokenStates, layer: int) -> np.ndarray:
+        values_VD = advance_to(states, layer).copy()
+        values_VD[0, 0] = np.nextafter(values_VD[0, 0], np.inf, dtype=np.float32)
+        return values_VD
+
+    monkeypatch.setattr(TokenStates, "advance_to", as_on_another_processor)
+    result = scan(random_model, tmp_path)
+    assert result.failures == {}
+    # A layer's tables stand on the same states: those of the first processor, or all of the second.
+    mixed, first, second = (hashes(run) for run in (result.run, random_scan, scan(random_model, tmp_path / "new").run))
+    for layer in range(3):
+        paths = [path for path in mixed if f"/layer={layer}/" in path]
+        assert any(all(mixed[path] == whole[path] for path in paths) for whole in (first, second))
+
+
 def test_heads_whose_kin_failed_are_listed_and_the_other_layers_finished(
     random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,12 +165,13 @@ def test_a_truncated_part_shows_in_the_status(run: Run) -> None:
     assert store.status(run).state == "damaged"
 
 
-def test_a_receipt_without_parts_commits_nothing(run: Run) -> None:
+def test_a_shard_may_have_all_its_results_in_its_receipt(run: Run) -> None:
     with run.driving():
         run.plan_or_load(REQUEST, SHARDS, whole)
-        run.record(Receipt(shard="s0", inputs="i", parts=()))
+        run.record(Receipt(shard="s0", inputs="i", parts=(), summary={"mean": 0.5}))
     with run.driving():
-        assert Run(run.folder).missing(SHARDS) == SHARDS
+        assert Run(run.folder).missing(SHARDS) == SHARDS[1:]
+        assert run.receipts()["s0"].summary == {"mean": 0.5}
 
 
 def test_a_folder_in_the_place_of_a_part_is_set_aside(run: Run) -> None:
@@ -181,6 +182,9 @@ def test_a_folder_in_the_place_of_a_part_is_set_aside(run: Run) -> None:
     (part / "file").touch()
     finish(Run(run.folder))
     assert store.faults(run) == []
+    (aside,) = (run.folder / "_state/quarantine").iterdir()
+    finish(Run(run.folder))
+    assert list((run.folder / "_state/quarantine").iterdir()) == [aside]
 
 
 def test_a_request_that_comes_to_nothing_leaves_nothing(tmp_path: Path) -> None:

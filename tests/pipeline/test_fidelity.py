@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,7 @@ from pipeline.states import TokenStates
 from pipeline.weights import ModelWeights
 
 
-def test_correlations_equal_numpys_and_states_of_layer_0_after_position_is_taken_out_are_exact(
-    random_model: Path, reference_scores: object
-) -> None:
+def test_correlations_equal_numpys(random_model: Path, reference_scores: Callable[..., np.ndarray]) -> None:
     checkpoint = Checkpoint.open(random_model)
     weights = ModelWeights.read(checkpoint, "key")
     tokens_PT = np.random.default_rng(0).integers(0, 211, (6, 30))
@@ -26,7 +25,7 @@ def test_correlations_equal_numpys_and_states_of_layer_0_after_position_is_taken
     rows_PT = rows_of(token_ids, tokens_PT)
     assert np.array_equal(np.array(token_ids)[rows_PT], tokens_PT)
     predicted_PNTT = projection.scores(rows_PT)
-    expected_VV = reference_scores(random_model, 1, 3)  # type: ignore[operator]
+    expected_VV = reference_scores(random_model, 1, 3)
     np.testing.assert_allclose(
         predicted_PNTT[2, 3].numpy(), expected_VV[np.ix_(tokens_PT[2], tokens_PT[2])], rtol=1e-4, atol=1e-3
     )

@@ -39,3 +39,9 @@ KIN = {"kin_z_mean": 2.0, "suppression_index_low": 0.5}
 def test_rules(columns: dict[str, Any], name: str) -> None:
     assert label({**PLAIN, **columns}, 1000) == name
     assert label({}, 1000) == "none"
+    assert label({"kin_z_mean": 1.0, "self_rank_mean": 900.0}, 1000) == "semantic"
+
+
+def test_where_most_tokens_are_kin_no_head_prefers_them() -> None:
+    assert label({**PLAIN, **KIN}, 159) == "none"
+    assert label({**PLAIN, **KIN}, 160) == "self-suppressing semantic"
