@@ -347,7 +347,7 @@ def test_prompts_count_only_where_they_are_run(planted_tiny: Path, random_model:
         (["--draws", "-1"], ["--draws -1", "0 or more"]),
         (["--draws", "500"], ["points", "1000"]),
         (["--sample", "0"], ["--sample 0", "1 or more"]),
-        (["--prompts", "0"], ["--prompts 0", "1 or more"]),
+        (["--prompts", "0"], ["--prompts 0", "choose from 1"]),
         (["--seed", "-1"], ["--seed -1", "0 or more"]),
         (["--group", "/nowhere"], ["--group /nowhere", "one token a line"]),
         (["--head", "L1H8"], ["L1H8", "L0H0 to L2H7"]),
