@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -189,8 +188,20 @@ class AblationJob:
         return tokens * (prefix + passes) // shape.d_head
 
     def stages(self, missing: Sequence[Shard]) -> list[list[Shard]]:
-        """The model as it is, then the ablations."""
-        return [list(stage) for _, stage in groupby(missing, key=lambda shard: shard.group.startswith(_CLEAN))]
+        """The model as it is, then the ablations.
+
+        Where shards of the former are missing, all ablations of their passages are looked at again: `tasks` leaves out
+        those that stand on the same clean run.
+        """
+        clean = [shard for shard in missing if shard.group.startswith(_CLEAN)]
+        again = {self._corpus_of(shard).name for shard in clean}
+        names = {shard.name for shard in missing}
+        ablated = [
+            shard
+            for shard in self.plan()
+            if shard.group.startswith(_ABLATED) and (shard.name in names or self._corpus_of(shard).name in again)
+        ]
+        return [stage for stage in (clean, ablated) if stage]
 
     def tasks(
         self, stage: Sequence[Shard], run: Run, executor: Executor, threads: int, clock: Clock
@@ -208,14 +219,17 @@ class AblationJob:
                 for shard in shards:
                     yield shard, (work, key, weights, corpus.passages[_rows(shard)])
                 continue
-            means = self._means(corpus, run) if shards and self.spec.kind == "mean" else {}
-            if means is None:
+            clean = self._clean_parts(corpus, run) if shards else None
+            if clean is None:
                 continue
             digest = hashlib.sha256(key.encode())
-            for mean_D in means.values():
-                digest.update(mean_D.tobytes())
-            shared = executor.put(means)
+            for part in clean:
+                digest.update(part.sha256.encode())
+            receipts = run.receipts()
+            shared = executor.put(read_means(run, clean) if self.spec.kind == "mean" else {})
             for shard in shards:
+                if shard.name in receipts and receipts[shard.name].inputs == digest.hexdigest():
+                    continue
                 passages, components = corpus.passages[_rows(shard)], self._components_of(shard)
                 yield shard, (work, digest.hexdigest(), weights, passages, components, shared)
 
@@ -230,13 +244,13 @@ class AblationJob:
             self._shared = executor, executor.put(self.model.weights())
         return self._shared[1]
 
-    def _means(self, corpus: Corpus, run: Run) -> dict[Component, np.ndarray] | None:
-        """The mean outputs of the components on some passages; None unless all of these were run."""
+    def _clean_parts(self, corpus: Corpus, run: Run) -> list[Part] | None:
+        """What was committed of some passages with nothing ablated; None unless all of it is there."""
         receipts = run.receipts()
         names = [shard.name for shard in self.plan() if shard.group == f"{_CLEAN}-{corpus.name}"]
         if any(name not in receipts for name in names):
             return None
-        return read_means(run, [part for name in names for part in receipts[name].parts])
+        return [part for name in names for part in receipts[name].parts]
 
     @property
     def run_shard(self) -> Callable[..., Receipt]:
@@ -283,8 +297,8 @@ class AblationJob:
                         "score_mean": float(scores_PZ[:, place].mean()),
                         "score_std": float(scores_PZ[:, place].std()),
                         "delta": float(differences_PZ[:, place].mean()),
-                        "delta_low": float(low_Z[place]),
-                        "delta_high": float(high_Z[place]),
+                        "delta_low": _or_none(low_Z[place]),
+                        "delta_high": _or_none(high_Z[place]),
                         "n_prompts": len(scores_PZ),
                     }
 
@@ -303,8 +317,8 @@ class AblationJob:
                     **_columns(component),
                     "loss": float(losses_P.sum() / tokens_P.sum()),
                     "loss_delta": float(differences_P.sum() / tokens_P.sum()),
-                    "loss_delta_low": float(low_1[0]),
-                    "loss_delta_high": float(high_1[0]),
+                    "loss_delta_low": _or_none(low_1[0]),
+                    "loss_delta_high": _or_none(high_1[0]),
                     "n_passages": len(tokens_P),
                     "n_tokens": int(tokens_P.sum()),
                 })  # fmt: skip
@@ -354,6 +368,10 @@ def _columns(component: Component) -> dict[str, Any]:
         "layer": component.layer,
         "head": component.head,
     }
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _ranges(count: int) -> list[tuple[int, int]]:

@@ -50,7 +50,8 @@ def _table(first: str, score: str, rows: Sequence[dict[str, Any]], name: Callabl
     for column in (score, "delta", "95% interval", *(["loss delta"] if with_loss else [])):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        cells = [f"{row['delta']:+.3f}", f"{row['delta_low']:+.3f} to {row['delta_high']:+.3f}"]
+        low, high = row["delta_low"], row["delta_high"]
+        cells = [f"{row['delta']:+.3f}", "" if low is None else f"{low:+.3f} to {high:+.3f}"]
         cells += [f"{row['loss_delta']:+.4f}"] if with_loss else []
         table.add_row(name(row), f"{row['score_mean']:.3f}", *(cells if row["kind"] != NONE else []))
     return table

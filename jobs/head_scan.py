@@ -18,7 +18,7 @@ from cluster.executor import Executor, Grant
 from jobs.category_prompts import DrawnPrompts
 from jobs.clock import Clock
 from jobs.head_prompts import CATEGORY_PROMPTS, HeadPrompts, run_prompts, run_sequences
-from jobs.kin import committed_kin, find_kin, kin_shards, stale_kin
+from jobs.kin import committed_kin, find_kin, kin_shards
 from jobs.model import Model
 from jobs.settings import require_prompts, require_scoring, require_top_k_fits
 from jobs.tables import heads_table, row_z, self_table, spectrum_table, tokens_table, topk_table
@@ -233,12 +233,7 @@ class HeadScanJob:
         layer = shards[0].bounds["layer"]
         states_VD = self._states_of(layer, threads)
         digest = hashlib.sha256(states_VD.data).hexdigest()
-        of_layer = self._kin_shards(layer)
-        if stale := stale_kin(run, of_layer, digest):
-            # Found again, they make every head of the layer stale, and the loop's next round computes these.
-            yield from self._kin_tasks(stale, run, executor, threads, clock)
-            return
-        kin_ids_VN = committed_kin(run, of_layer, digest, len(states_VD))
+        kin_ids_VN = committed_kin(run, self._kin_shards(layer), digest, len(states_VD))
         if kin_ids_VN is None:
             return
         normalised_VD = normalise(states_VD, self.model.checkpoint.architecture.layer_norm_eps, threads=threads)

@@ -78,15 +78,3 @@ def committed_kin(run: Run, shards: Sequence[Shard], inputs: str, vocab_size: in
     table = read_parts(run, [part for shard in shards for part in receipts[shard.name].parts])
     kin = table["kin_ids"].combine_chunks()
     return np.asarray(kin.flatten()).reshape(len(kin), kin.type.list_size)
-
-
-def stale_kin(run: Run, shards: Sequence[Shard], inputs: str) -> list[Shard]:
-    """The shards of a layer's kin that were committed from other states, such as those of another processor.
-
-    Args:
-        run: the run.
-        shards: all `kin_shards` of the layer.
-        inputs: what their receipts would say now.
-    """
-    receipts = run.receipts()
-    return [shard for shard in shards if shard.name in receipts and receipts[shard.name].inputs != inputs]

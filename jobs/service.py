@@ -190,11 +190,13 @@ def _compute(
 ) -> tuple[int, dict[str, Failure]]:
     """Compute the missing shards; how many were computed, and why the others were not."""
     failures: dict[str, Failure] = {}
+    left = missing
     computed = 0
     for _ in range(_ROUNDS):
         if not missing or failures:
             break
         progress.begin(shards, missing, job.scores_in)
+        begun: set[str] = set()
         try:
             for stage in job.stages(missing):
                 tasks = iter(job.tasks(stage, run, executor, grant.cpus, clock))
@@ -208,6 +210,7 @@ def _compute(
                         progress.failed(outcome.item, failure)
                     else:
                         run.record(outcome.value)
+                        begun.add(outcome.item.group)
                         computed += 1
                         progress.committed(outcome.item)
                 progress.waiting()
@@ -217,8 +220,12 @@ def _compute(
             raise RuntimeError(f"{job.name} failed while it was computed") from error
         finally:
             progress.end()
-        missing = run.missing(shards)
-    for shard in missing:
+        left = missing = run.missing(shards)
+        if not failures:
+            # Where nothing of a group could be begun, what is there of it was made from other bits than those here.
+            stuck = {shard.group for shard in left} - begun
+            missing = [shard for shard in shards if shard in left or shard.group in stuck]
+    for shard in left:
         failures.setdefault(shard.name, Failure("Missing", "what it stands on failed, or its parts were changed", ""))
     return computed, failures
 

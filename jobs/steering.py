@@ -374,6 +374,6 @@ def _draw_heat_maps(
 
 
 def _all_scores(inputs: HeadInputs) -> np.ndarray:
-    dots_GG = canonical_dots(inputs.queries_VH[:, None, :], inputs.keys_VH[None, :, :])
-    scores_GG: np.ndarray = (dots_GG * inputs.scale).astype(np.float32)
+    rows = [canonical_dots(query_H[None, :], inputs.keys_VH) for query_H in inputs.queries_VH]
+    scores_GG: np.ndarray = (np.stack(rows) * inputs.scale).astype(np.float32)
     return scores_GG

@@ -28,6 +28,7 @@ RANKS = (1, 4, 16)
 
 _MOST_POINTS = 1000
 _MOST_GROUP = 512
+_MOST_SAMPLE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +98,12 @@ class Steering:
             _require_list(option, numbers)
         if min(self.ranks) < 1:
             raise ValueError(f"--rank {min(self.ranks)} is below 1; scale at least one singular value")
-        for option, number, least in (
-            ("--draws", self.draws, 0),
-            ("--sample", self.sample, 1),
+        for option, number, least, most in (
+            ("--draws", self.draws, 0, _MOST_POINTS),
+            ("--sample", self.sample, 1, _MOST_SAMPLE),
         ):
-            if number < least:
-                raise ValueError(f"{option} {number} is too small; choose {least} or more")
+            if not least <= number <= most:
+                raise ValueError(f"{option} {number} is impossible; choose from {least} to {most}")
         require_prompts(self.prompts, self.length, self.seed)
         if len(self.group) > _MOST_GROUP:
             raise ValueError(f"--group names {len(self.group)} tokens; a heat map holds at most {_MOST_GROUP}")

@@ -27,21 +27,24 @@ ABLATION = pa.schema(
         field("score_mean", pa.float64(), "mean over prompts of the target's Semantic Category Score", unit="nats"),
         field("score_std", pa.float64(), "its standard deviation over prompts (divisor P)", unit="nats"),
         field("delta", pa.float64(), "score_mean minus that of none", unit="nats"),
-        field("delta_low", pa.float64(), "lower end of its paired 95% bootstrap interval over prompts", unit="nats"),
-        field("delta_high", pa.float64(), "upper end of that interval", unit="nats"),
+        field("delta_low", pa.float64(),
+              "lower end of its paired 95% bootstrap interval over prompts; null for one prompt",
+              unit="nats", nullable=True),
+        field("delta_high", pa.float64(), "upper end of that interval", unit="nats", nullable=True),
         field("n_prompts", pa.int32(), "prompts"),
         field("loss_delta", pa.float64(), _LOSS_DELTA, unit="nats per token", nullable=True),
     ]
-)
+)  # fmt: skip
 
 LOSSES = pa.schema(
     [
         *_COMPONENT,
         field("loss", pa.float64(), "mean next-token loss with the component ablated", unit="nats per token"),
         field("loss_delta", pa.float64(), "loss minus that of none", unit="nats per token"),
-        field("loss_delta_low", pa.float64(), "lower end of its paired 95% bootstrap interval over passages",
-              unit="nats per token"),
-        field("loss_delta_high", pa.float64(), "upper end of that interval", unit="nats per token"),
+        field("loss_delta_low", pa.float64(),
+              "lower end of its paired 95% bootstrap interval over passages; null for one passage",
+              unit="nats per token", nullable=True),
+        field("loss_delta_high", pa.float64(), "upper end of that interval", unit="nats per token", nullable=True),
         field("n_passages", pa.int32(), "prompts, or windows of the text"),
         field("n_tokens", pa.int64(), "tokens that were predicted"),
     ]

@@ -24,7 +24,12 @@ SIMILARITY = pa.schema(
         _number("p25", f"lower quartile of {_DIFFERENCE}, to within quartile_error"),
         _number("p50", f"median of {_DIFFERENCE}, to within quartile_error"),
         _number("p75", f"upper quartile of {_DIFFERENCE}, to within quartile_error"),
-        field("quartile_error", pa.float64(), "largest error of the quartiles: half a score bin", unit="nats"),
+        field(
+            "quartile_error",
+            pa.float64(),
+            "largest error of the quartiles beside float32 rounding: half a score bin",
+            unit="nats",
+        ),
     ]
 )
 

@@ -27,7 +27,7 @@ _POINT = [
 STEERING = pa.schema(
     [
         *_POINT,
-        _number("dose", "sum of the singular values of the change of W'"),
+        _number("dose", "sum of the singular values of the change of W', without what --skew drop and top leave out"),
         _number("self_rank_mean", "mean over tokens of self_rank", "rank"),
         _number("self_rank_median", "median over tokens of self_rank", "rank"),
         _number("self_mrr", "mean over tokens of 1 / self_rank"),

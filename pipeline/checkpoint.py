@@ -37,6 +37,8 @@ class Architecture:
     scale_attn_weights: bool
     scale_attn_by_inverse_layer_idx: bool
     bos_token_id: int | None
+    tied: bool = True
+    """Whether the unembedding is the embedding; else it is `lm_head.weight`."""
 
     @property
     def d_head(self) -> int:
@@ -99,6 +101,7 @@ class Architecture:
                 scale_attn_weights=bool(config.get("scale_attn_weights", True)),
                 scale_attn_by_inverse_layer_idx=bool(config.get("scale_attn_by_inverse_layer_idx", False)),
                 bos_token_id=_bos_token_id(config),
+                tied=bool(config.get("tie_word_embeddings", True)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"config.json of {source} is not a GPT-2 configuration: {error}") from error
@@ -232,6 +235,8 @@ class Checkpoint:
             "ln_f.weight": (a.d_model,),
             "ln_f.bias": (a.d_model,),
         }
+        if not a.tied:
+            shapes["lm_head.weight"] = (a.vocab_size, a.d_model)
         for layer in range(a.n_layers):
             for norm in ("ln_1", "ln_2"):
                 shapes[f"h.{layer}.{norm}.weight"] = shapes[f"h.{layer}.{norm}.bias"] = (a.d_model,)

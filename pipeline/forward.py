@@ -252,6 +252,7 @@ def _bridge(weights: ModelWeights, device: torch.device) -> TransformerBridge:
         layer_norm_epsilon=a.layer_norm_eps,
         scale_attn_weights=a.scale_attn_weights,
         scale_attn_by_inverse_layer_idx=a.scale_attn_by_inverse_layer_idx,
+        tie_word_embeddings=a.tied,
     )
     config._attn_implementation = "eager"  # the others compute no scores that could be hooked
     with torch.device("meta"):  # no memory, no initialisation
@@ -259,7 +260,10 @@ def _bridge(weights: ModelWeights, device: torch.device) -> TransformerBridge:
     with warnings.catch_warnings():
         # Arrays that other processes share are read-only, and nothing here writes to them.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        state = {f"transformer.{name}": torch.from_numpy(array) for name, array in weights.tensors.items()}
+        state = {
+            name if name == "lm_head.weight" else f"transformer.{name}": torch.from_numpy(array)
+            for name, array in weights.tensors.items()
+        }
     if not a.scale_attn_weights:
         # TransformerBridge divides by sqrt(H) all the same; queries as much longer make up for it.
         for layer in range(a.n_layers):
@@ -267,7 +271,7 @@ def _bridge(weights: ModelWeights, device: torch.device) -> TransformerBridge:
                 longer = state[f"transformer.h.{layer}.attn.c_attn.{kind}"].clone()
                 longer[..., : a.d_model] *= math.sqrt(a.d_head)
                 state[f"transformer.h.{layer}.attn.c_attn.{kind}"] = longer
-    state["lm_head.weight"] = state["transformer.wte.weight"]
+    state.setdefault("lm_head.weight", state["transformer.wte.weight"])
     model.load_state_dict(state, assign=True)
     model.to(device).eval().requires_grad_(False)
     bridge: TransformerBridge = build_bridge_from_module(model, "GPT2LMHeadModel", hf_config=model.config)

@@ -39,8 +39,11 @@ class PairedBootstrap:
             differences_PN: float64 [P, N], changed minus unchanged, by passage.
 
         Returns:
-            Lower and upper ends, float64 [N] each.
+            Lower and upper ends, float64 [N] each; NaN for a single passage, which tells nothing of others.
         """
+        if len(differences_PN) == 1:
+            nothing_N = np.full(differences_PN.shape[1], np.nan)
+            return nothing_N, nothing_N
         # Not a matrix product: its bits could depend on the number of threads.
         means_BN = np.einsum("bp,pn->bn", self._shares_BP, differences_PN, optimize=False)
         low_N, high_N = np.percentile(means_BN, [2.5, 97.5], axis=0)

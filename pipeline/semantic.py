@@ -30,13 +30,16 @@ def semantic_category_scores(scores_PNTT: torch.Tensor, prompts: CategoryPrompts
     """
     expected_PTT = torch.from_numpy(prompts.expected_PTT()).to(scores_PNTT.device)
     causal_TT = torch.ones(expected_PTT.shape[1:], dtype=torch.bool, device=scores_PNTT.device).tril()
-    scores = scores_PNTT.double()
 
-    def log_mass(keep: torch.Tensor) -> torch.Tensor:
-        return torch.logsumexp(scores.masked_fill(~keep, -torch.inf), dim=-1)
+    def log_mass(scores_NTT: torch.Tensor, keep_TT: torch.Tensor) -> torch.Tensor:
+        return torch.logsumexp(scores_NTT.masked_fill(~keep_TT, -torch.inf), dim=-1)
 
-    surprisal_PNT = log_mass(causal_TT) - log_mass(expected_PTT[:, None])
-    return surprisal_PNT[:, :, 1:].mean(dim=-1)
+    found = []
+    for scores_NTT, expected_TT in zip(scores_PNTT, expected_PTT, strict=True):  # one at a time, for long prompts' sake
+        scores_NTT = scores_NTT.double()
+        surprisal_NT = log_mass(scores_NTT, causal_TT) - log_mass(scores_NTT, expected_TT)
+        found.append(surprisal_NT[:, 1:].mean(dim=-1))
+    return torch.stack(found)
 
 
 def mean_and_std(scores_P: np.ndarray) -> tuple[float, float]:

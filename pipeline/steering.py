@@ -65,7 +65,8 @@ class Steered:
 
     Attributes:
         weights: its projections of the normalised states, of any width.
-        dose: sum of the singular values of the change of W'; for eigenvalues, the sum of their absolute changes.
+        dose: sum of the singular values of the change of W'; for eigenvalues, the sum of their absolute changes. What
+            a form without the skew part, or rebuilt from the top eigenvalues, leaves out is not counted.
     """
 
     weights: HeadWeights
@@ -134,7 +135,8 @@ class SteerableHead:
 
     def symmetric(self) -> HeadWeights:
         """W_sym alone, with all its eigenvalues and the biases."""
-        return self._rebuilt(self._spectrum.eigenvalues_2H)
+        vectors_DE = self._spectrum.eigenvectors_D2H
+        return self._rebuilt(vectors_DE, self._spectrum.eigenvalues_2H, vectors_DE)
 
     def skew_symmetric(self) -> HeadWeights:
         """W_skew = (W' - W'^T)/2 alone, without biases: a token's score with itself is zero."""
@@ -150,10 +152,11 @@ class SteerableHead:
         return np.where(self._chosen_E & (values_E < 0), (alpha - 1.0) * values_E, 0.0)
 
     def _random_change(self, alpha: float, draw: int) -> Float64Array:
-        """The same dose on random eigenvalues that together are as large as the chosen negative ones.
+        """The same dose on random eigenvalues, taken until together they are as large as the chosen negative ones.
 
-        Each changes in proportion to itself, up or down so that the changes nearly add up to nothing: as much damage,
-        and no direction. A draw's choice is the same at every alpha.
+        Each changes in proportion to itself, up or down in turn, so that changes of eigenvalues of like size nearly
+        add up to nothing: as much damage, and no direction. One that dwarfs the others cannot be balanced. A draw's
+        choice is the same at every alpha.
         """
         values_E = self._spectrum.eigenvalues_2H
         target = float(np.abs(values_E[self._chosen_E & (values_E < 0)]).sum())
@@ -174,7 +177,8 @@ class SteerableHead:
         dose = float(np.abs(change_E).sum())
         if not self._keeps_skew:
             values_E = np.where(self._chosen_E, self._spectrum.eigenvalues_2H, 0.0)
-            return Steered(weights=self._rebuilt(values_E + change_E), dose=dose)
+            vectors_DE = self._spectrum.eigenvectors_D2H
+            return Steered(weights=self._rebuilt(vectors_DE, values_E + change_E, vectors_DE), dose=dose)
         changed_E = change_E != 0
         vectors_DR = self._spectrum.eigenvectors_D2H[:, changed_E]
         return Steered(weights=self._with_term(vectors_DR, change_E[changed_E], vectors_DR), dose=dose)
@@ -182,27 +186,33 @@ class SteerableHead:
     def _singular(self, rank: int, scale: float) -> Steered:
         d_head = self._w_q_DH.shape[1]
         assert 1 <= rank <= d_head, (rank, d_head)
+        if scale == 1:
+            return Steered(weights=self._own, dose=0.0)
         with single_threaded_torch():
             factors = torch.tensor(np.concatenate([self._w_q_DH, self._w_k_DH], axis=1))
             basis_DF, coordinates_FE = torch.linalg.qr(factors)
             left_FF, values_F, right_FF = torch.linalg.svd(coordinates_FE[:, :d_head] @ coordinates_FE[:, d_head:].T)
-            left_DR = (basis_DF @ left_FF[:, :rank]).numpy()
-            right_DR = (basis_DF @ right_FF[:rank].T).numpy()
-        change_R = (scale - 1.0) * values_F[:rank].numpy()
-        return Steered(weights=self._with_term(left_DR, change_R, right_DR), dose=float(np.abs(change_R).sum()))
+            left_DH, right_DH = ((basis_DF @ vectors_FF[:, :d_head]).numpy() for vectors_FF in (left_FF, right_FF.T))
+        values_H = values_F[:d_head].numpy().copy()
+        dose = float(abs(scale - 1.0) * values_H[:rank].sum())
+        values_H[:rank] *= scale
+        return Steered(weights=self._rebuilt(left_DH, values_H, right_DH), dose=dose)
 
     def _gradient(self, step: float) -> Steered:
         """One step along the gradient of the mean bilinear self score, tr(W'_Q^T C W'_K) with C = N^T N / V.
 
         With one side moved that mean is linear in the step; with both, the product of the two changes joins it.
         """
-        w_q_DH, w_k_DH = self._w_q_DH, self._w_k_DH
         if step == 0:
             return Steered(weights=self._own, dose=0.0)
+        w_q_DH, w_k_DH = self._w_q_DH, self._w_k_DH
+        with single_threaded_torch():  # NumPy's products may differ in the last bit with the number of threads
+            moment_DD = torch.from_numpy(self._moment_DD)
+            toward_q_DH, toward_k_DH = ((moment_DD @ torch.from_numpy(of_DH)).numpy() for of_DH in (w_k_DH, w_q_DH))
         if self._move != "keys":
-            w_q_DH = w_q_DH + _step(self._w_q_DH, self._moment_DD @ self._w_k_DH, step)
+            w_q_DH = w_q_DH + _step(self._w_q_DH, toward_q_DH, step)
         if self._move != "queries":
-            w_k_DH = w_k_DH + _step(self._w_k_DH, self._moment_DD @ self._w_q_DH, step)
+            w_k_DH = w_k_DH + _step(self._w_k_DH, toward_k_DH, step)
         # The change W'_Q2 W'_K2^T - W'_Q W'_K^T as one product of factors of width 2H.
         change = head_spectrum(
             np.concatenate([w_q_DH, self._w_q_DH], axis=1), np.concatenate([w_k_DH, -self._w_k_DH], axis=1)
@@ -223,23 +233,22 @@ class SteerableHead:
             np.concatenate([self._b_k_H, none_R]),
         )
 
-    def _rebuilt(self, values_E: Float64Array) -> HeadWeights:
-        """The form P diag(values) P^T in place of W', with the terms that the biases add to W''s scores.
+    def _rebuilt(self, left_DE: Float64Array, values_E: Float64Array, right_DE: Float64Array) -> HeadWeights:
+        """The form left diag(values) right^T in place of W', with the terms that the biases add to W''s scores.
 
         (N_t W'_Q + b_Q) . (N_u W'_K + b_K) = N_t W' N_u^T + (N_t W'_Q b_K + b_Q . b_K) + N_u W'_K b_Q: the second
         and third term are one column each, beside a column of ones.
         """
         kept_E = values_E != 0
         root_R = np.sqrt(np.abs(values_E[kept_E]))
-        vectors_DR = self._spectrum.eigenvectors_D2H[:, kept_E]
-        zero_D2 = np.zeros((len(vectors_DR), 2))
+        zero_D2 = np.zeros((len(left_DE), 2))
         query_D2, key_D2 = zero_D2.copy(), zero_D2.copy()
         query_D2[:, 0] = self._w_q_DH @ self._b_k_H
         key_D2[:, 1] = self._w_k_DH @ self._b_q_H
         none_R = np.zeros(len(root_R))
         return self._projections(
-            np.concatenate([vectors_DR * root_R, query_D2], axis=1),
-            np.concatenate([vectors_DR * (np.sign(values_E[kept_E]) * root_R), key_D2], axis=1),
+            np.concatenate([left_DE[:, kept_E] * root_R, query_D2], axis=1),
+            np.concatenate([right_DE[:, kept_E] * (np.sign(values_E[kept_E]) * root_R), key_D2], axis=1),
             np.concatenate([none_R, [self._b_q_H @ self._b_k_H, 1.0]]),
             np.concatenate([none_R, [1.0, 0.0]]),
         )
@@ -276,8 +285,12 @@ def folded(weights: HeadWeights) -> HeadWeights:
 
 def _step(weights_DH: Float64Array, gradient_DH: Float64Array, step: float) -> Float64Array:
     """A step along the gradient, `step` times as long as the weights; none where the gradient vanishes."""
-    length = float(np.linalg.norm(gradient_DH))
+    length = _norm(gradient_DH)
     if length == 0:
         return np.zeros_like(weights_DH)
-    moved: Float64Array = gradient_DH * (step * float(np.linalg.norm(weights_DH)) / length)
+    moved: Float64Array = gradient_DH * (step * _norm(weights_DH) / length)
     return moved
+
+
+def _norm(values: Float64Array) -> float:
+    return float(np.sqrt(np.square(values).sum()))

@@ -39,7 +39,7 @@ def sample_rows(vocab_size: int, count: int, seed: int) -> Int32Array:
 
 
 def row_ranks(inputs: HeadInputs, token_ids_R: Int32Array, *, threads: int) -> npt.NDArray[np.float32]:
-    """Rank of every key in the rows of some tokens, equal scores sharing their mean rank.
+    """Rank of every key in the rows of some tokens, equal float64 scores sharing their mean rank.
 
     Args:
         inputs: queries and keys; scores are compared as float64 dot products of these.

@@ -29,7 +29,12 @@ from jobs.commands.options import RunOptions, prompt_options, read_category_word
     show_default=True,
     help="Next-token loss too: all layers and the unembedding for every component.",
 )
-@click.option("--text", default=None, metavar="FILE", help="Text to take the loss on.  [default: the prompts]")
+@click.option(
+    "--text",
+    default=None,
+    metavar="FILE",
+    help="Text to take the loss on, in windows of --length tokens after BOS.  [default: the prompts]",
+)
 @click.option("--head", default=None, help="Head of the closing table.  [default: the one with the lowest score]")
 @prompt_options
 @run_options

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,9 @@ import numpy as np
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+import torch
+from interruptions import Stopping, hashes
+from transformers import GPT2LMHeadModel
 
 from cluster.executor import Capacity
 from cluster.in_process import InProcessExecutor
@@ -22,7 +24,8 @@ from jobs.model import Model
 from jobs.service import Result, submit
 from outputs import schemas_ablation, schemas_prompts, store
 from outputs.run import Run
-from pipeline.passages import tokenise
+from pipeline.passages import Passages, tokenise
+from pipeline.weights import ModelWeights
 
 TEXT = "Monday red Tuesday blue, 1 2 3 red Friday.\n" * 3
 
@@ -35,13 +38,6 @@ def sweep(folder: Path, out: Path, executor: Any = None, targets: str | None = N
     return submit(job, out=out, executor=executor or InProcessExecutor(), gpus=0)
 
 
-def hashes(run: Run, pattern: str = "**/*.parquet") -> dict[str, str]:
-    return {
-        file.relative_to(run.folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in run.folder.glob(pattern)
-    }
-
-
 def rows(run: Run, table: str = "ablation") -> list[dict[str, Any]]:
     return pq.read_table(run.folder / f"{table}.parquet").to_pylist()
 
@@ -49,21 +45,6 @@ def rows(run: Run, table: str = "ablation") -> list[dict[str, Any]]:
 class OneThread(InProcessExecutor):
     def capacity(self) -> Capacity:
         return Capacity(nodes=1, cpus=1, cpus_per_node=1, gpus=0)
-
-
-class Stopping(InProcessExecutor):
-    """Stops the driver after some shards."""
-
-    def __init__(self, shards: int) -> None:
-        super().__init__()
-        self._left = shards
-
-    def map(self, function: Any, tasks: Any) -> Any:
-        for outcome in super().map(function, tasks):
-            if self._left == 0:
-                raise KeyboardInterrupt
-            self._left -= 1
-            yield outcome
 
 
 @pytest.fixture(scope="module")
@@ -179,11 +160,69 @@ def test_the_loss_may_be_taken_on_a_text(worded_model: Path, whole: Run, tmp_pat
     delta = {row["component"]: row["loss_delta"] for row in losses}
     scores = {(row["component"], row["target_layer"], row["target_head"]): row for row in rows(run)}
     assert all(row["loss_delta"] == delta[component] for (component, *_), row in scores.items())
+    for row in losses:
+        assert row["loss_delta_low"] <= row["loss_delta"] <= row["loss_delta_high"]
+    assert losses[2]["loss_delta_low"] < losses[2]["loss_delta_high"]
+    # Hugging Face's own losses on the same windows, with W_pos as it is and as its mean over them.
+    windows = Passages.of_text(tokens_W, bos=1023, length=8)
+    model = GPT2LMHeadModel.from_pretrained(worded_model).eval()
+    with torch.no_grad():
+        for component, change in (("none", False), ("pos_embed", True)):
+            if change:
+                positions = model.transformer.wpe.weight[:9]
+                positions.copy_(positions.mean(0, keepdim=True).expand(9, -1))
+            logits = model(torch.from_numpy(windows.tokens_PT)).logits[:, :-1]
+            expected = torch.nn.functional.cross_entropy(
+                logits.transpose(1, 2), torch.from_numpy(windows.tokens_PT[:, 1:]), reduction="none"
+            ).numpy()
+            (row,) = [row for row in losses if row["component"] == component]
+            summed = (expected * windows.predicted_PT[:, 1:]).sum()
+            assert row["loss"] == pytest.approx(summed / len(tokens_W), rel=1e-5)
+    other = sweep(worded_model, tmp_path, text=TEXT + " blue", targets="L0H3,L1H5").run
+    assert other.folder != run.folder
     # The scores are still those on the prompts.
     for row in rows(whole):
         place = (row["component"], row["target_layer"], row["target_head"])
         if place in scores:
             assert scores[place]["score_mean"] == pytest.approx(row["score_mean"], abs=1e-6)
+
+
+def test_one_prompt_has_no_interval(worded_model: Path, tmp_path: Path) -> None:
+    run = sweep(worded_model, tmp_path, targets="L1H5", prompts=1).run
+    for table, name in (("ablation", "delta"), ("losses", "loss_delta")):
+        assert {row[f"{name}_low"] for row in rows(run, table)} == {None}
+    with pytest.raises(ValueError, match="needs two prompts"):
+        sweep(worded_model, tmp_path, kind="resample", prompts=1)
+
+
+def test_the_seed_draws_the_partners(worded_model: Path, tmp_path: Path) -> None:
+    sweeps = [sweep(worded_model, tmp_path, kind="resample", targets="L1H5", seed=seed, loss=False) for seed in (1, 2)]
+    one, two = ([row["score_mean"] for row in rows(each.run)] for each in sweeps)
+    assert one != two
+
+
+@pytest.mark.parametrize("kind", ["mean", "zero"])
+def test_ablations_stand_on_the_clean_run_that_is_committed(
+    worded_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    settings: dict[str, Any] = {"kind": kind, "targets": "L1H5", "loss": False}
+    run = sweep(worded_model, tmp_path, **settings).run
+    part = run.folder / "prompt_scores/source=none/part-00000.parquet"
+    part.unlink()
+    assert sweep(worded_model, tmp_path, **settings).computed == 1
+    part.unlink()
+    # Elsewhere the forward pass may have other last bits.
+    read = ModelWeights.read
+
+    def moved(checkpoint: Any, key: str) -> ModelWeights:
+        weights = read(checkpoint, key)
+        return ModelWeights(
+            "elsewhere", weights.architecture, {**weights.tensors, "wte.weight": weights.tensors["wte.weight"] * 1.0001}
+        )
+
+    monkeypatch.setattr(ModelWeights, "read", moved)
+    assert sweep(worded_model, tmp_path, **settings).failures == {}
+    assert hashes(run) == hashes(sweep(worded_model, tmp_path / "whole", **settings).run)
 
 
 def test_the_planted_target_rests_on_embedding_mlp_and_residual(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from interruptions import Stopping, hashes
 
 from cluster.in_process import InProcessExecutor
 from jobs.cli import run as submit_command
@@ -31,13 +31,6 @@ def scan(folder: Path, out: Path, heads: tuple[str, ...] | None = None, executor
     names = heads or choose_heads(None, None, model)
     job = HeadScanJob(HeadScan(heads=names, **spec), model)
     return submit(job, out=out, executor=executor or InProcessExecutor(), gpus=0)
-
-
-def hashes(run: Run) -> dict[str, str]:
-    return {
-        file.relative_to(run.folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in run.folder.rglob("*.parquet")
-    }
 
 
 def rows_of(run: Run, table: str, layer: int, head: int) -> pa.Table:
@@ -162,21 +155,6 @@ def test_the_planted_target_stands_out(planted_tiny: Path, tmp_path: Path) -> No
     assert max(rows, key=lambda row: row["suppression_index_mean"])["kin_z_mean"] < 0
     prefer_kin = [row for row in rows if row["kin_z_mean"] > 0]
     assert max(prefer_kin, key=lambda row: row["suppression_index_mean"]) is target
-
-
-class Stopping(InProcessExecutor):
-    """Stops the driver after some shards."""
-
-    def __init__(self, shards: int) -> None:
-        super().__init__()
-        self._left = shards
-
-    def map(self, function: Any, tasks: Any) -> Any:
-        for outcome in super().map(function, tasks):
-            if self._left == 0:
-                raise KeyboardInterrupt
-            self._left -= 1
-            yield outcome
 
 
 @pytest.mark.parametrize("shards", [0, 3, 6, 18, 31])

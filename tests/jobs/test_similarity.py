@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from interruptions import Stopping, hashes
 
 from cluster.in_process import InProcessExecutor
 from jobs import similarity as similarity_job
@@ -30,13 +30,6 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def measure(folder: Path, out: Path, executor: Any = None, **spec: Any) -> Result:
     job = SimilarityJob(Similarity(**spec), Model.open("test", folder))
     return submit(job, out=out, executor=executor or InProcessExecutor(), gpus=0)
-
-
-def hashes(run: Run) -> dict[str, str]:
-    return {
-        file.relative_to(run.folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in run.folder.rglob("*.parquet")
-    }
 
 
 @pytest.fixture(scope="module")
@@ -105,21 +98,6 @@ def test_the_planted_head_prefers_similar_to_identical_tokens(planted_tiny: Path
     assert min(row["mean"] for row in alike) > 4  # nats
     assert rows[-1]["self_pairs"] == 1024
     assert abs(rows[-1]["mean"]) < 1
-
-
-class Stopping(InProcessExecutor):
-    """Stops the driver after some shards."""
-
-    def __init__(self, shards: int) -> None:
-        super().__init__()
-        self._left = shards
-
-    def map(self, function: Any, tasks: Any) -> Iterator[Any]:
-        for outcome in super().map(function, tasks):
-            if self._left == 0:
-                raise KeyboardInterrupt
-            self._left -= 1
-            yield outcome
 
 
 @pytest.mark.parametrize("shards", [0, 2])

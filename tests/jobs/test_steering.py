@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from interruptions import Stopping, hashes
 from scipy.stats import spearmanr
 
 from cluster.in_process import InProcessExecutor
@@ -41,13 +41,6 @@ GRID: dict[str, Any] = {
 def steer(folder: Path, out: Path, executor: Any = None, **spec: Any) -> Result:
     job = SteeringJob(Steering(**spec), Model.open("test", folder))
     return submit(job, out=out, executor=executor or InProcessExecutor(), gpus=0)
-
-
-def hashes(run: Run) -> dict[str, str]:
-    return {
-        file.relative_to(run.folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in run.folder.rglob("*.parquet")
-    }
 
 
 def grid_of(run: Run) -> list[dict[str, Any]]:
@@ -234,21 +227,6 @@ def test_heat_maps_of_a_group(planted: Run, planted_tiny: Path, reference_scores
     assert (np.diag(maps["alpha=-1"]) > np.diag(maps["alpha=1.5"])).all()
 
 
-class Stopping(InProcessExecutor):
-    """Stops the driver after some shards."""
-
-    def __init__(self, shards: int) -> None:
-        super().__init__()
-        self._left = shards
-
-    def map(self, function: Any, tasks: Any) -> Iterator[Any]:
-        for outcome in super().map(function, tasks):
-            if self._left == 0:
-                raise KeyboardInterrupt
-            self._left -= 1
-            yield outcome
-
-
 @pytest.mark.parametrize("shards", [0, 1, 2, 5])
 def test_a_stopped_run_ends_with_the_same_files(
     random_model: Path, small_grid: Run, tmp_path: Path, shards: int
@@ -270,6 +248,40 @@ def test_a_damaged_part_is_computed_again_and_nothing_else(
     result = steer(random_model, tmp_path, **GRID)
     assert result.computed == 1
     assert hashes(result.run) == hashes(small_grid)
+
+
+@pytest.mark.parametrize("shards", [1, 3, 7])
+def test_a_run_goes_on_where_states_have_other_bits(
+    random_model: Path, small_grid: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        steer(random_model, tmp_path, executor=Stopping(shards), **GRID)
+    as_elsewhere(monkeypatch)
+    result = steer(random_model, tmp_path, **GRID)
+    assert result.failures == {}
+    assert hashes(result.run) == hashes(steer(random_model, tmp_path / "whole", **GRID).run)
+
+
+def test_a_finished_run_is_repaired_where_states_have_other_bits(
+    random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = steer(random_model, tmp_path, **GRID).run
+    (run.folder / "steered/point=0003/part-00000.parquet").write_bytes(b"")
+    as_elsewhere(monkeypatch)
+    assert steer(random_model, tmp_path, **GRID).failures == {}
+    assert store.faults(run) == []
+
+
+def as_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give token states another last bit, as another processor may."""
+    advance_to = TokenStates.advance_to
+
+    def moved(states: TokenStates, layer: int) -> np.ndarray:
+        values_VD = advance_to(states, layer).copy()
+        values_VD[0, 0] = np.nextafter(values_VD[0, 0], np.inf, dtype=np.float32)
+        return values_VD
+
+    monkeypatch.setattr(TokenStates, "advance_to", moved)
 
 
 def test_points_are_the_same_in_any_grid(random_model: Path, small_grid: Run, tmp_path: Path) -> None:
@@ -316,6 +328,16 @@ def test_inside_the_model_tokens_attend_to_themselves_as_alpha_falls(planted_tin
     assert hashes(result.run) == hashes(run)
 
 
+def test_inside_the_model_scores_are_attention_scores_whatever_the_tables_form(
+    planted_tiny: Path, tmp_path: Path
+) -> None:
+    grid = {"methods": ("eigen",), "alphas": (1.0, 0.5), "draws": 0, "in_model": True, "prompts": 4, "length": 10}
+    runs = [steer(planted_tiny, tmp_path, scores=form, **grid).run for form in ("attention", "bilinear")]
+    inside, same = (pq.read_table(run.folder / "in_model.parquet") for run in runs)
+    assert inside.equals(same)
+    assert hashes(runs[0])["steering.parquet"] != hashes(runs[1])["steering.parquet"]
+
+
 def test_prompts_count_only_where_they_are_run(planted_tiny: Path, random_model: Path) -> None:
     model = Model.open("test", planted_tiny)
 
@@ -344,9 +366,11 @@ def test_prompts_count_only_where_they_are_run(planted_tiny: Path, random_model:
         (["--rank", "0"], ["--rank 0", "at least one"]),
         (["--rank", "9"], ["--rank 9", "8 singular values"]),
         (["--rank", "1.5"], ["--rank", "whole numbers"]),
-        (["--draws", "-1"], ["--draws -1", "0 or more"]),
+        (["--draws", "-1"], ["--draws -1", "from 0 to 1000"]),
+        (["--draws", "100000000"], ["--draws 100000000", "from 0 to 1000"]),
         (["--draws", "500"], ["points", "1000"]),
-        (["--sample", "0"], ["--sample 0", "1 or more"]),
+        (["--sample", "0"], ["--sample 0", "from 1 to 4096"]),
+        (["--sample", "50000"], ["--sample 50000", "from 1 to 4096"]),
         (["--prompts", "0"], ["--prompts 0", "choose from 1"]),
         (["--seed", "-1"], ["--seed -1", "0 or more"]),
         (["--group", "/nowhere"], ["--group /nowhere", "one token a line"]),

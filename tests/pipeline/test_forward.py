@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,34 @@ def test_scores_give_hugging_faces_patterns_in_every_variant(
     model.attention_scores(tokens_PT, [0, 1, 2], lambda layer, scores: found.update({layer: causal_pattern(scores)}))
     for layer in range(3):
         np.testing.assert_allclose(found[layer].numpy(), expected[layer].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_equal_hugging_faces_with_an_unembedding_of_its_own_or_not(
+    make_random_model: Callable[..., Path], tied: bool
+) -> None:
+    folder = make_random_model(7, tie_word_embeddings=tied)
+    tokens_PT = np.random.default_rng(0).integers(0, 211, (2, 12))
+    hf = GPT2LMHeadModel.from_pretrained(folder).eval()
+    assert torch.equal(hf.lm_head.weight, hf.transformer.wte.weight) == tied
+    with torch.no_grad():
+        expected = hf(torch.from_numpy(tokens_PT)).logits.numpy()
+    model = Forward(ModelWeights.read(Checkpoint.open(folder), "logits"))
+    np.testing.assert_allclose(model.run(tokens_PT, {}).numpy(), expected, atol=1e-4)
+
+
+def test_models_of_the_same_weights_and_another_configuration_are_kept_apart(random_model: Path) -> None:
+    plain = ModelWeights.read(Checkpoint.open(random_model), "same")
+    other = ModelWeights("same", replace(plain.architecture, scale_attn_by_inverse_layer_idx=True), plain.tensors)
+    tokens_PT = np.arange(20).reshape(1, 20)
+
+    def residual(weights: ModelWeights) -> np.ndarray:
+        (found,) = for_batches(weights, [tokens_PT], lambda model, tokens: model.run(tokens, {}).numpy(), threads=1)
+        return found
+
+    first = residual(plain)
+    assert not np.allclose(residual(other), first)
+    assert np.array_equal(residual(plain), first)
 
 
 def test_batches_give_the_same_bits_on_any_number_of_threads(random_model: Path) -> None:

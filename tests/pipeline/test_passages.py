@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from pipeline.passages import Passages, tokenise
 
@@ -46,3 +47,15 @@ def test_a_text_is_tokenised_as_transformers_does(worded_model: Path, tmp_path: 
         tokenise(worded_model, text, 5)
     with pytest.raises(ValueError, match=r"no tokenizer\.json"):
         tokenise(tmp_path, text, 1024)
+
+
+def test_what_a_tokenizer_stores_for_inputs_does_not_cut_or_fill_a_text(worded_model: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(worded_model / "tokenizer.json"))
+    expected = tokenizer.encode(" red blue" * 20, add_special_tokens=False).ids
+    tokenizer.enable_truncation(10)
+    tokenizer.enable_padding(length=200)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert tokenise(tmp_path, " red blue" * 20, 1024).tolist() == expected
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="cannot be read"):
+        tokenise(tmp_path, "red", 1024)
