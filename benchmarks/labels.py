@@ -33,9 +33,7 @@ WEIGHT_SCALES = (0.02, 0.1, 0.2)
 
 @click.command()
 @click.option("--planted", default=8, show_default=True, help="Seeds of each planted design.")
-@click.option(
-    "--random", "random_", default=14, show_default=True, help="Random checkpoints of 24 heads at each scale."
-)
+@click.option("--random", "random_", default=14, show_default=True, help="Random checkpoints of each width and scale.")
 @click.option("--size", default="tiny", show_default=True, help="Size of the planted checkpoints.")
 def main(planted: int, random_: int, size: str) -> None:
     """Scan planted and random checkpoints and compare the labels with what is known."""

@@ -1,7 +1,7 @@
 """What a head does, in a word, by stated thresholds on the columns of its row.
 
-The thresholds lie between what planted heads reach and what heads of random weights do not. Of the latter one was seen with
-a kin z of 0.43 (8 dimensions a head) and one with a BOS share of 0.43; none had a behaviour above 0.15
+The thresholds lie between what planted heads reach and what heads of random weights do not. Of the latter one was seen
+with a kin z of 0.43 (8 dimensions a head) and one with a BOS share of 0.43; none had a behaviour above 0.15
 (`python -m benchmarks.labels`).
 """
 
