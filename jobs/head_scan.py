@@ -215,7 +215,7 @@ class HeadScanJob:
                 yield from self._head_tasks(list(shards), run, executor, threads, clock)
             else:
                 yield from self._kin_tasks(list(shards), run, executor, threads, clock)
-            clock.lap("scoring and writing")
+            clock.lap("computing and writing")
 
     def _kin_tasks(
         self, shards: Sequence[Shard], run: Run, executor: Executor, threads: int, clock: Clock
