@@ -84,6 +84,11 @@ class CommunitiesJob:
     name = "communities"
 
     def __init__(self, spec: Communities, source: SourceRun, token_ids: np.ndarray | None = None) -> None:
+        if source.top_k < 2:
+            raise ValueError(
+                f"run {source.run.folder.name} keeps one key a token, which may be the token itself; submit full-vocab "
+                f"with --top-k {spec.neighbours + 1}, of a model with as many tokens"
+            )
         # One of the kept keys may be the token itself.
         if spec.neighbours >= source.top_k:
             raise ValueError(

@@ -12,6 +12,30 @@ from jobs.source import SourceRun
 from outputs.run import Run
 
 
+def require_free(file: Path) -> None:
+    """Check that writing a graph there destroys nothing but a graph.
+
+    Args:
+        file: where to write.
+
+    Raises:
+        ValueError: if there is no folder, it is a run's, or something else is there.
+    """
+    if not file.parent.is_dir():
+        raise ValueError(f"--export {file} is in no folder; make {file.parent} first")
+    if any((folder / "manifest.json").exists() for folder in file.resolve().parents):
+        raise ValueError(f"--export {file} lies in a run, whose files are its own; choose another folder")
+    if file.exists():
+        begins = b""
+        if file.is_file():
+            with file.open("rb") as stream:
+                begins = stream.read(200)
+        if b"<graphml" not in begins:
+            raise ValueError(
+                f"--export {file} is no GraphML and is left alone; choose another file, or remove it first"
+            )
+
+
 def write_graphml(file: Path, run: Run, source: SourceRun) -> None:
     """Write the graph with the columns of its tables and the tokens' text as attributes.
 
@@ -34,9 +58,12 @@ def write_graphml(file: Path, run: Run, source: SourceRun) -> None:
         vertex_attrs={"text": source.tokens["text"].take(ids).to_pylist()}
         | {name: values for name, values in tokens.to_pydict().items() if tokens[name].null_count == 0},
     )
+    whole = file.with_name(f".{file.name}.tmp")
     try:
-        graph.write_graphml(str(file))
+        graph.write_graphml(str(whole))
+        whole.replace(file)
     except OSError as error:
+        whole.unlink(missing_ok=True)
         raise ValueError(f"--export {file} cannot be written ({error.strerror or error}); name another file") from error
 
 

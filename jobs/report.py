@@ -12,6 +12,7 @@ from outputs import store
 from outputs.reader import table_names
 from outputs.report.pack import Pack
 from outputs.run import Run
+from pipeline.vocabulary import printable
 
 _SHOWN = ("topk", "communities", "heads", "steering", "ablation", "similarity")
 """Tables that a section is made of; others only add to them."""
@@ -108,8 +109,9 @@ def described(run: Run) -> dict[str, Any]:
         A JSON object.
     """
     manifest = _finished(run)
-    provenance = manifest.get("provenance", {})
+    provenance = manifest.get("provenance") or {}
     model = str(provenance.get("model", "unknown model")).rstrip("/").rpartition("/")[2]
+    model = printable(model.encode("utf-8", "backslashreplace"))
     return {
         "name": run.folder.name,
         "job": manifest["job"],

@@ -72,17 +72,19 @@ def communities(
 
     from jobs.answer import largest_communities
     from jobs.communities import Communities, CommunitiesJob
-    from jobs.graph_file import write_graphml
+    from jobs.graph_file import require_free, write_graphml
     from jobs.session import local_folder
     from jobs.source import SourceRun
 
-    if export is not None and not export.parent.is_dir():
-        raise ValueError(f"--export {export} is in no folder; make {export.parent} first")
+    if export is not None:
+        require_free(export)
     with options.session() as session:
         source = SourceRun.open(local_folder(options.out), run_name)
         tokens = None
         if frequencies is not None:
             frequencies.require_inside(len(source.tokens))
+            if warning := frequencies.mismatch(source.tokens["text"].to_pylist()):
+                session.progress.say(warning)
             tokens = np.array(sorted(frequencies.token_ids), np.int32)
         spec = Communities(
             source=source.run_id, neighbours=neighbours, symmetrise=symmetrise, quality=quality,

@@ -98,6 +98,8 @@ def require_replaceable(file: Path) -> None:
     Raises:
         ValueError: if something else is there.
     """
+    if any((folder / "manifest.json").exists() for folder in file.resolve().parents):
+        raise ValueError(f"--out {file} lies in a run, whose files are its own; choose another folder")
     if file.is_dir():
         raise ValueError(f"--out {file} is a folder; name a file in it, such as {file / 'report.html'}")
     if file.exists():

@@ -325,6 +325,9 @@ def test_the_command_prints_communities_and_exports_the_graph(
     assert "800 tokens" in " ".join(printed.out.split())
     assert "2 restarts agree by an adjusted Rand index of" in " ".join(printed.out.split())
     assert "scores/s" not in printed.err
+    assert "800 of 800 texts in --frequencies differ" in " ".join(printed.err.split())
+    precious = tmp_path / "thesis.txt"
+    precious.write_text("precious")
     import igraph
 
     graph = igraph.Graph.Read_GraphML(str(exported))
@@ -338,6 +341,8 @@ def test_the_command_prints_communities_and_exports_the_graph(
 
     for bad, complaint in (
         (["--export", str(tmp_path / "no" / "graph.graphml")], "--export"),
+        (["--export", str(precious)], "is no GraphML and is left alone"),
+        (["--export", str(source.folder / "graph.graphml")], "lies in a run"),
         (["--most-frequent", "5"], "--frequencies"),
         (["--most-frequent", "0", "--frequencies", str(frequencies)], "--most-frequent 0"),
         (["--frequencies", str(lonely)], "no edge"),
@@ -348,4 +353,4 @@ def test_the_command_prints_communities_and_exports_the_graph(
         assert submit_command([*common, *bad]) == 2
         error = capsys.readouterr().err
         assert complaint in error
-        assert error.count("\n") == 1
+        assert error.count("submit: error") == 1

@@ -208,7 +208,7 @@ def test_what_is_not_whole_is_refused_in_one_line(
 def test_a_file_that_is_no_report_is_left_alone(
     tokens: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "manifest.json"
+    file = tmp_path / "notes.json"
     file.write_text("{}")
     assert "is no report and is left alone" in refused(capfd, tokens, "--out", file)
     assert file.read_text() == "{}"
@@ -222,3 +222,7 @@ def test_a_report_loads_neither_torch_nor_ray(tokens: Path, tmp_path: Path) -> N
     )
     arguments = ["report", str(tokens), "--out", str(tmp_path / "report.html")]
     assert subprocess.run([sys.executable, "-c", program, *arguments], check=False, timeout=60).returncode == 0
+
+
+def test_a_report_does_not_go_into_a_run(tokens: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "lies in a run" in refused(capfd, tokens, "--out", tokens / "topk" / "report.html")

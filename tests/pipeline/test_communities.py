@@ -181,6 +181,33 @@ def test_a_hub_does_not_pull_the_map_onto_itself() -> None:
     assert (own[apart_NN.argmin(1)] == own).mean() > 0.95
 
 
+def test_linked_communities_and_linked_tokens_stand_near_each_other() -> None:
+    # 40 communities in 4 groups; in each community two halves whose tokens are linked mostly among themselves.
+    rng = np.random.default_rng(0)
+    group_of = rng.permutation(np.repeat(np.arange(4), 10))
+    own_N, half_N = np.repeat(np.arange(40), 30), np.tile(np.repeat([0, 1], 15), 40)
+    links = set()
+    for vertex in range(1200):
+        within = np.flatnonzero((own_N == own_N[vertex]) & (half_N == half_N[vertex]))
+        beside = np.flatnonzero((group_of[own_N] == group_of[own_N[vertex]]) & (own_N != own_N[vertex]))
+        for other in [*rng.choice(within, 4, replace=False), rng.choice(np.flatnonzero(own_N == own_N[vertex])),
+                      rng.choice(beside)]:  # fmt: skip
+            links.add((min(vertex, int(other)), max(vertex, int(other))))
+    graph = graph_of({link: 1.0 for link in sorted(links) if link[0] != link[1]}, 1200)
+    place_N2 = map_layout(graph, own_N.astype(np.int32), seed=0)
+
+    centre_C2 = np.stack([place_N2[own_N == community].mean(0) for community in range(40)])
+    apart_CC = np.linalg.norm(centre_C2[:, None] - centre_C2[None], axis=2)
+    nearest = np.argsort(apart_CC, axis=1)[:, 1:4]
+    assert (group_of[nearest] == group_of[:, None]).mean() > 0.9  # by chance 0.23
+    apart_NN = np.linalg.norm(place_N2[:, None] - place_N2[None], axis=2)
+    np.fill_diagonal(apart_NN, np.inf)
+    nearest = np.argsort(apart_NN, axis=1)[:, :3]
+    in_community = own_N[nearest] == own_N[:, None]
+    assert in_community.mean() > 0.75
+    assert (half_N[nearest] == half_N[:, None])[in_community].mean() > 0.7  # by chance 0.48
+
+
 def test_a_map_leaves_the_global_random_state_alone() -> None:
     import random
 

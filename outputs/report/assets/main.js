@@ -11,10 +11,16 @@ async function main() {
   const index = await readJson("index");
   const models = new Set(index.runs.map((run) => run.model)), sizes = new Set(index.runs.map((run) => run.vocab_size).filter(isNumber));
   lead.textContent = `${index.runs.length === 1 ? "One run" : `${index.runs.length} runs`} of ${[...models].join(", ")}${sizes.size === 1 ? `, a vocabulary of ${whole([...sizes][0])} tokens` : ""}. This page is one file and needs no network.`;
+  const titles = new Map();
   const add = (node) => {
     node.id = freshId("section");
     content.append(node);
-    contents.append(el("a", { href: `#${node.id}` }, node.querySelector("h2").firstChild.textContent));
+    const title = node.querySelector("h2").firstChild.textContent, small = node.querySelector("h2 small");
+    const link = el("a", { href: `#${node.id}` }, title), twin = titles.get(title);
+    // Where a title recurs, its links say of which run each is.
+    if (twin) { twin.link.textContent = `${title} (${twin.of})`; link.textContent = `${title} (${small.textContent})`; }
+    else titles.set(title, { link, of: small ? small.textContent : "" });
+    contents.append(link);
   };
   for (const section of index.sections) {
     try {
