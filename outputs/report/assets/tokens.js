@@ -75,7 +75,7 @@ function summaryOf(data, map) {
   ];
   if (map) {
     const grouped = Array.from(map.sizes).filter((size) => size > 1);
-    entries.push(["communities", whole(grouped.length), "of two or more"], ["alone", whole(map.sizes.length - grouped.length), "tokens"]);
+    entries.push(["communities", whole(grouped.length), "of two or more"], ["alone", whole(map.sizes.length - grouped.length), map.sizes.length - grouped.length === 1 ? "token" : "tokens"]);
     if (map.agreement && isNumber(map.agreement.ari)) entries.push(["agreement of restarts", figure(map.agreement.ari), `ARI, ${map.agreement.restarts} restarts`]);
   }
   return entries;
