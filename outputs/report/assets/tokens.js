@@ -48,7 +48,7 @@ async function tokensSection(section, runs) {
     el("div", { class: map ? "explorer" : "explorer mapless" }, left, panel), said,
     el("p", { class: "note" }, el("strong", null, "Exact: "), `scores (pre-softmax${data.unit ? ", in nats" : ", bilinear form"}), their order and the own rank, over all ${whole(data.size)} keys. `,
       el("strong", null, "Cut: "), `the run keeps the best ${data.stored} keys of each token, this page the best ${data.kept}; \u201cattended by\u201d is counted within those. `,
-      map ? [el("strong", null, "Approximate: "), "places on the map come from a layout of the graph; near means linked, but distances have no unit and far apart proves nothing. Communities depend on the resolution and the seed; stability says which memberships are solid. "] : null,
+      map ? [el("strong", null, "Approximate: "), "places on the map: communities near each other are linked, but distances have no unit and far apart proves nothing; within a community the tokens with the most edges stand in the middle, and nothing else is meant. Communities depend on the resolution and the seed; stability says which memberships are solid. "] : null,
       el("strong", null, "Token states: "), `\u201c${run.spec.states}\u201d, each token on its own without the text around it. A middle dot is a space; \\x.. and \\u.. stand for bytes and characters that cannot be shown.`));
   if (isNumber(data.start)) choose(data.start, { reveal: false });
   return card;
