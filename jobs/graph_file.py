@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import igraph
 import numpy as np
 import pyarrow.parquet as pq
 
 from jobs.source import SourceRun
+from outputs import target
+from outputs.part import write_whole
 from outputs.run import Run
+
+_BEGINNING = 200
+"""Bytes within which a GraphML file names its root element."""
+
+
+def require_replaceable(file: Path) -> None:
+    """Check that a graph can be written to a file and destroys nothing but an earlier graph.
+
+    Args:
+        file: where it shall be.
+
+    Raises:
+        ValueError: if its folder is missing or belongs to a run, or something else is there.
+    """
+    if not file.parent.is_dir():
+        raise ValueError(f"--export {file} is in no folder; make {file.parent} first")
+    target.require_replaceable(file, "--export", mark=b"<graphml", within=_BEGINNING, kind="GraphML file")
 
 
 def write_graphml(file: Path, run: Run, source: SourceRun) -> None:
-    """Write the graph with the columns of its tables and the tokens' text as attributes.
+    """Write the graph with the columns of its tables and the tokens' text as attributes, at once.
 
     Args:
-        file: where to write.
+        file: where to write; an earlier file is replaced.
         run: a finished communities run.
         source: the run it goes on from.
 
@@ -35,7 +55,10 @@ def write_graphml(file: Path, run: Run, source: SourceRun) -> None:
         | {name: values for name, values in tokens.to_pydict().items() if tokens[name].null_count == 0},
     )
     try:
-        graph.write_graphml(str(file))
+        with TemporaryDirectory() as folder:
+            written = Path(folder) / "graph.graphml"
+            graph.write_graphml(str(written))
+            write_whole(file, written.read_bytes())
     except OSError as error:
         raise ValueError(f"--export {file} cannot be written ({error.strerror or error}); name another file") from error
 

@@ -270,7 +270,8 @@ def test_the_run_id_follows_what_changes_results(source: Run, finished: Run) -> 
         ({"resolution": 0.0}, "--resolution 0.0"),
         ({"resolution": float("nan")}, "--resolution nan"),
         ({"seed": -1}, "--seed -1"),
-        ({"neighbours": 20}, "at most 19"),
+        ({"neighbours": 20}, "choose at most 19, or submit full-vocab with --top-k 21"),
+        ({"neighbours": 5000}, "choose at most 19, or submit full-vocab with --top-k 1024"),
     ],
 )
 def test_impossible_requests_are_refused_in_one_line(source: Run, spec: dict[str, Any], complaint: str) -> None:
@@ -325,6 +326,7 @@ def test_the_command_prints_communities_and_exports_the_graph(
     assert "800 tokens" in " ".join(printed.out.split())
     assert "2 restarts agree by an adjusted Rand index of" in " ".join(printed.out.split())
     assert "scores/s" not in printed.err
+    assert "800 of 800 texts in --frequencies differ" in " ".join(printed.err.split())
     import igraph
 
     graph = igraph.Graph.Read_GraphML(str(exported))
