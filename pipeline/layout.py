@@ -26,7 +26,7 @@ _MARGIN = 1.2
 _SPREAD = 1.5
 """Root mean square distance of the discs from the middle at first, as a multiple of the radius of their whole area."""
 
-_GATHER, _ROUNDS = 60, 2000
+_GATHER, _ROUNDS = 100, 2000
 """Rounds of pushing discs apart: those that also draw them to the middle, and all at most."""
 
 Int32Array = npt.NDArray[np.int32]
