@@ -8,6 +8,7 @@ python docs/screenshot.py report.html docs/report.png
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -27,7 +28,9 @@ def main(scheme: str, browser: str | None, report: Path, target: Path) -> None:
     """Open the report and photograph its top."""
     with sync_playwright() as playwright:
         found = browser or shutil.which("chromium-headless-shell") or shutil.which("chromium")
-        chromium = playwright.chromium.launch(executable_path=found)
+        # A sandbox needs user namespaces, which containers that run as root seldom have.
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        chromium = playwright.chromium.launch(executable_path=found, args=arguments)
         page = chromium.new_page(color_scheme=scheme, viewport={"width": WIDTH, "height": HEIGHT}, offline=True)
         page.goto(report.resolve().as_uri())
         page.wait_for_selector("html[data-ready=true]", state="attached")
