@@ -12,6 +12,7 @@ from outputs import store
 from outputs.reader import table_names
 from outputs.report.pack import Pack
 from outputs.run import Run
+from pipeline.vocabulary import printable
 
 _SHOWN = ("topk", "communities", "heads", "steering", "ablation", "similarity")
 """Tables that a section is made of; others only add to them."""
@@ -81,6 +82,8 @@ class Report:
                 found.append(tokens_section(run, one, pack, self.neighbours))
         if "heads" in tables:
             found.append(heads_section(run, pack, spectrum="spectrum" in tables))
+        if "steering" in tables:
+            found.append(steering_section(run, pack))
         for table, section in _SMALL.items():
             if table in tables:
                 found.append(section(run))
@@ -93,7 +96,7 @@ class Report:
         return f"{what} of {' and '.join(models)}"
 
 
-_SMALL = {"steering": steering_section, "ablation": ablation_section, "similarity": similarity_section}
+_SMALL = {"ablation": ablation_section, "similarity": similarity_section}
 
 
 def described(run: Run) -> dict[str, Any]:
@@ -108,19 +111,19 @@ def described(run: Run) -> dict[str, Any]:
         A JSON object.
     """
     manifest = _finished(run)
-    provenance = manifest.get("provenance", {})
+    provenance = manifest.get("provenance") or {}
     model = str(provenance.get("model", "unknown model")).rstrip("/").rpartition("/")[2]
     return {
         "name": run.folder.name,
         "job": manifest["job"],
         "spec": manifest["spec"],
-        "model": model,
+        "model": printable(model.encode("utf-8", "backslashreplace")),
         "vocab_size": manifest["model"].get("architecture", {}).get("vocab_size"),
         "weights_sha256": manifest["model"]["weights_sha256"],
         "finished": provenance.get("finished"),
-        "devices": provenance.get("devices", []),
+        "devices": provenance.get("devices") or [],
         "commit": (provenance.get("code") or {}).get("commit"),
-        "version": provenance.get("versions", {}).get("qkatlas"),
+        "version": (provenance.get("versions") or {}).get("qkatlas"),
         "rows": sum(part.rows for part in manifest["parts"]),
         "bytes": sum(part.bytes for part in manifest["parts"]),
     }

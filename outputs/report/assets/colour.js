@@ -22,11 +22,11 @@ function cividis(share) {
 
 const diverging = (share) => mix(hexToRgb(variable("--middle")), share < 0 ? COLD : WARM, Math.min(Math.abs(share), 1));
 
-// A scale from values to colours. `kind` is "amount" (cividis) or "signed" (blue, middle, orange around 0).
-function colourScale(kind, low, high, { logarithmic = false } = {}) {
+// A scale from values to colours. `kind` is "amount" (cividis) or "signed" (blue, middle, orange around 0; `root`: by the square root).
+function colourScale(kind, low, high, { logarithmic = false, root = false } = {}) {
   const place = (value) => logarithmic ? Math.log(Math.max(value, low)) : value;
   const limit = Math.max(Math.abs(low), Math.abs(high)) || 1, from = place(low), span = place(high) - from || 1;
-  const at = kind === "signed" ? (value) => diverging(value / limit) : (value) => cividis((place(value) - from) / span);
+  const at = kind === "signed" ? (value) => diverging(root ? Math.sign(value) * Math.sqrt(Math.abs(value) / limit) : value / limit) : (value) => cividis((place(value) - from) / span);
   const ends = kind === "signed" ? [-limit, limit] : [low, high];
   return { of: (value) => css(at(value)), share: (share) => css(kind === "signed" ? diverging(2 * share - 1) : cividis(share)), ends };
 }

@@ -17,11 +17,11 @@ const IN_MODEL = [
 ];
 
 const METHODS = [
-  { title: "Negative eigenvalues", methods: ["eigen", "control"], x: "alpha", xName: "alpha", seriesBy: "method",
+  { title: "Negative eigenvalues", methods: ["eigen", "control"], x: "alpha", neutral: 1, xName: "alpha", seriesBy: "method",
     names: { eigen: "negative eigenvalues \u00d7 alpha", control: "same dose on random eigenvalues" },
     how: "alpha = 1 is the head as it is; at 0 its negative eigenvalues are gone, below 0 they are turned round. The control changes randomly chosen eigenvalues by the same total amount: what both lines do is damage, what only the first does is the cause. A band spans the control\u2019s draws." },
-  { title: "Largest singular values", methods: ["singular"], x: "scale", xName: "factor on them", seriesBy: "rank", names: {}, seriesName: (value) => `${value} largest`, how: "The largest singular values of W\u2032 times a factor; 1 is the head as it is." },
-  { title: "Gradient", methods: ["gradient"], x: "step", xName: "step relative to the weights", seriesBy: "method", names: { gradient: "gradient of the self score" }, how: "W_Q and W_K moved along the gradient of the bilinear self score; 0 is the head as it is." },
+  { title: "Largest singular values", methods: ["singular"], x: "scale", neutral: 1, xName: "factor on them", seriesBy: "rank", names: {}, seriesName: (value) => `${value} largest`, how: "The largest singular values of W\u2032 times a factor; 1 is the head as it is." },
+  { title: "Gradient", methods: ["gradient"], x: "step", neutral: 0, xName: "step relative to the weights", seriesBy: "method", names: { gradient: "gradient of the self score" }, how: "W_Q and W_K moved along the gradient of the bilinear self score; 0 is the head as it is." },
 ];
 
 async function steeringSection(section, runs) {
@@ -29,7 +29,7 @@ async function steeringSection(section, runs) {
   const blocks = METHODS.map((method) => methodBlock(method, rows, RESPONSES)).filter(Boolean);
   const others = [...new Set(rows.map((row) => row.method))].filter((name) => name !== "unsteered" && !METHODS.some((one) => one.methods.includes(name)));
   return el("section", { class: "card" },
-    el("h2", null, "Steering", el("small", null, `${section.head || ""} of ${run.model}`)),
+    el("h2", null, "Steering", subtitle(run, section.head || "Doses")),
     el("p", { class: "how" }, el("strong", null, "How to read. "), "Each chart is one measure over the whole vocabulary; along the horizontal axis the head is changed more and more. Points are measured, lines only join them."),
     blocks.length ? blocks : el("p", { class: "empty" }, "This run has no dose that a chart can show; the numbers are below."),
     others.length ? el("p", { class: "note" }, `Methods without a chart: ${others.join(", ")}.`) : null,
@@ -44,10 +44,14 @@ function inModelBlock(table) {
   return blocks.length ? el("div", null, blocks, numbersBehind("All numbers in the model", table)) : null;
 }
 
-function methodBlock({ title, methods, x, xName, seriesBy, names, seriesName, how }, rows, responses) {
-  const own = rows.filter((row) => methods.includes(row.method) && isNumber(row[x]));
-  if (!own.length) return null;
-  const keys = [...new Set(own.map((row) => row[seriesBy]))];
+function methodBlock({ title, methods, x, neutral, xName, seriesBy, names, seriesName, how }, rows, responses) {
+  const given = rows.filter((row) => methods.includes(row.method) && isNumber(row[x]));
+  if (!given.length) return null;
+  const keys = [...new Set(given.map((row) => row[seriesBy]))];
+  // The unsteered head belongs to every line, at the dose that changes nothing.
+  const base = rows.find((row) => row.method === "unsteered");
+  const lacking = keys.filter((key) => base && !given.some((row) => row[seriesBy] === key && row[x] === neutral));
+  const own = [...given, ...lacking.map((key) => ({ ...base, [x]: neutral, [seriesBy]: key }))];
   if (seriesBy === "method") keys.sort((a, b) => methods.indexOf(a) - methods.indexOf(b)); else keys.sort((a, b) => a - b);
   const label = (key) => names[key] ?? (seriesName ? seriesName(key) : String(key));
   const charts = responses.filter(([column]) => own.some((row) => isNumber(row[column]))).map(([column, name, unit, options]) => {
@@ -71,15 +75,16 @@ function averaged(rows, x, column) {
 
 // Scores between the words of a group, one small picture a condition, all on one scale.
 async function heatmapBlock(heatmap) {
-  const rows = rowsOf(heatmap.table), words = new Map(heatmap.tokens.map((token) => [token.id, token.text]));
-  const conditions = [...new Set(rows.map((row) => row.condition))];
-  const limit = Math.max(...rows.map((row) => Math.abs(row.score)).filter(isNumber)), scale = colourScale("signed", -limit, limit);
+  const { conditions, words, scores } = await readAll(heatmap), names = words.map(tokenLabel), count = words.length;
+  const limit = Math.max(...(extent(scores) || [1]).map(Math.abs)), scale = colourScale("signed", -limit, limit);
   const readline = el("p", { class: "chart readline", "aria-live": "polite" });
-  const blocks = conditions.map((condition) => {
-    const own = rows.filter((row) => row.condition === condition);
-    return matrixView({ title: condition, rowNames: [...words.values()].map(tokenLabel), columnNames: [...words.values()].map(tokenLabel), cell: clamp(Math.floor(250 / words.size), 4, 18), labels: false, scale,
-      values: ((place) => { const ids = [...words.keys()]; const grid = ids.map(() => new Float64Array(ids.length).fill(NaN)); for (const row of own) grid[place.get(row.query_id)][place.get(row.key_id)] = row.score; return grid; })(new Map([...words.keys()].map((id, place) => [id, place]))),
-      describe: (row, column, value) => `${condition}: ${row} to ${column} ${figure(value)} nats`, readline });
+  const labels = count <= 24, cell = clamp(Math.floor(250 / count), labels ? 13 : 4, 18);
+  const blocks = conditions.map((condition, place) => {
+    const values = words.map((_, query) => scores.subarray((place * count + query) * count, (place * count + query + 1) * count));
+    return matrixView({ title: condition, rowNames: names, columnNames: names, values, scale, cell, labels, readline,
+      describe: (row, column, value) => `${condition}: ${isolated(row)} to ${isolated(column)} ${figure(value)} nats` });
   });
-  return el("div", null, el("h3", { class: "method" }, "Words of a group", el("small", null, "query words down, key words across")), el("div", { class: "pictures" }, blocks), readline, scaleLegend(scale, figure, "nats"));
+  return el("div", null, el("h3", { class: "method" }, "Words of a group", el("small", null, "query words down, key words across")),
+    el("p", { class: "note" }, "Point at a cell, or move with the arrow keys in a picture, to read its two words and their score."),
+    el("div", { class: "pictures" }, blocks), readline, scaleLegend(scale, figure, "nats"));
 }
