@@ -104,7 +104,7 @@ def test_the_words_of_a_group_are_drawn_however_many(count: int, made: Make, ope
 
 @pytest.mark.parametrize("value", [0.5, 5e4])
 def test_values_that_differ_by_rounding_are_one_value(value: float, made: Make, open_page: Open) -> None:
-    near = value * (1 + 2e-16 * 2)
+    near = float(np.nextafter(value, np.inf))
     rows = [{"method": "eigen", "alpha": x, "self_rank_mean": y} for x, y in ((0.0, value), (0.5, near), (1.0, value))]
     page = open_page(made(steering(rows)))
     assert page.locator(".notice").count() == 0

@@ -342,7 +342,7 @@ def test_the_command_prints_communities_and_exports_the_graph(
         (["--export", str(tmp_path / "no" / "graph.graphml")], "--export"),
         (["--most-frequent", "5"], "--frequencies"),
         (["--most-frequent", "0", "--frequencies", str(frequencies)], "--most-frequent 0"),
-        (["--frequencies", str(lonely)], "no edge"),
+        (["--frequencies", str(lonely), "--quiet"], "no edge"),
         (["--frequencies", str(foreign)], "ids end at 1023"),
         (["--frequencies", str(tmp_path / "none.csv")], "--frequencies"),
         (["--neighbours", "20"], "at most 19"),
