@@ -29,7 +29,8 @@ def main(scheme: str, browser: str | None, report: Path, target: Path) -> None:
     with sync_playwright() as playwright:
         found = browser or shutil.which("chromium-headless-shell") or shutil.which("chromium")
         # A sandbox needs user namespaces, which containers that run as root seldom have.
-        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        chromium = playwright.chromium.launch(executable_path=found, args=arguments)
         page = chromium.new_page(color_scheme=scheme, viewport={"width": WIDTH, "height": HEIGHT}, offline=True)
         page.goto(report.resolve().as_uri())
         page.wait_for_selector("html[data-ready=true]", state="attached")

@@ -84,19 +84,21 @@ class CommunitiesJob:
     name = "communities"
 
     def __init__(self, spec: Communities, source: SourceRun, token_ids: np.ndarray | None = None) -> None:
-        if source.top_k < 2:
+        vocab_size = len(source.tokens)
+        if vocab_size < 2:
             raise ValueError(
-                f"run {source.run.folder.name} keeps one key a token, which may be the token itself; submit full-vocab "
-                f"with --top-k {spec.neighbours + 1}, of a model with as many tokens"
+                f"run {source.run.folder.name} has a vocabulary of {vocab_size} token, which has no neighbours; "
+                "name a run of another model"
             )
         # One of the kept keys may be the token itself.
         if spec.neighbours >= source.top_k:
+            remedies = [f"choose at most {source.top_k - 1}"] if source.top_k > 1 else []
+            if source.top_k < vocab_size:
+                remedies.append(f"submit full-vocab with --top-k {min(spec.neighbours + 1, vocab_size)}")
             raise ValueError(
-                f"--neighbours {spec.neighbours} is too many for run {source.run.folder.name}, which keeps "
-                f"{source.top_k} keys a token, one of them perhaps itself; choose at most {source.top_k - 1}, "
-                f"or submit full-vocab with --top-k {spec.neighbours + 1}"
+                f"--neighbours {spec.neighbours} is too many for run {source.run.folder.name}, whose tokens keep "
+                f"{source.top_k} each, perhaps the token itself among them; {', or '.join(remedies)}"
             )
-        vocab_size = len(source.tokens)
         self.spec = spec
         self.model = source
         self._token_ids = np.arange(vocab_size, dtype=np.int32) if token_ids is None else token_ids

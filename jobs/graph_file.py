@@ -3,44 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import igraph
 import numpy as np
 import pyarrow.parquet as pq
 
 from jobs.source import SourceRun
+from outputs import target
+from outputs.part import write_whole
 from outputs.run import Run
 
+_BEGINNING = 200
+"""Bytes within which a GraphML file names its root element."""
 
-def require_free(file: Path) -> None:
-    """Check that writing a graph there destroys nothing but a graph.
+
+def require_replaceable(file: Path) -> None:
+    """Check that a graph can be written to a file and destroys nothing but an earlier graph.
 
     Args:
-        file: where to write.
+        file: where it shall be.
 
     Raises:
-        ValueError: if there is no folder, it is a run's, or something else is there.
+        ValueError: if its folder is missing or belongs to a run, or something else is there.
     """
     if not file.parent.is_dir():
         raise ValueError(f"--export {file} is in no folder; make {file.parent} first")
-    if any((folder / "manifest.json").exists() for folder in file.resolve().parents):
-        raise ValueError(f"--export {file} lies in a run, whose files are its own; choose another folder")
-    if file.exists():
-        begins = b""
-        if file.is_file():
-            with file.open("rb") as stream:
-                begins = stream.read(200)
-        if b"<graphml" not in begins:
-            raise ValueError(
-                f"--export {file} is no GraphML and is left alone; choose another file, or remove it first"
-            )
+    target.require_replaceable(file, "--export", mark=b"<graphml", within=_BEGINNING, kind="GraphML file")
 
 
 def write_graphml(file: Path, run: Run, source: SourceRun) -> None:
-    """Write the graph with the columns of its tables and the tokens' text as attributes.
+    """Write the graph with the columns of its tables and the tokens' text as attributes, at once.
 
     Args:
-        file: where to write.
+        file: where to write; an earlier file is replaced.
         run: a finished communities run.
         source: the run it goes on from.
 
@@ -58,12 +54,12 @@ def write_graphml(file: Path, run: Run, source: SourceRun) -> None:
         vertex_attrs={"text": source.tokens["text"].take(ids).to_pylist()}
         | {name: values for name, values in tokens.to_pydict().items() if tokens[name].null_count == 0},
     )
-    whole = file.with_name(f".{file.name}.tmp")
     try:
-        graph.write_graphml(str(whole))
-        whole.replace(file)
+        with TemporaryDirectory() as folder:
+            written = Path(folder) / "graph.graphml"
+            graph.write_graphml(str(written))
+            write_whole(file, written.read_bytes())
     except OSError as error:
-        whole.unlink(missing_ok=True)
         raise ValueError(f"--export {file} cannot be written ({error.strerror or error}); name another file") from error
 
 

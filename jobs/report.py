@@ -82,6 +82,8 @@ class Report:
                 found.append(tokens_section(run, one, pack, self.neighbours))
         if "heads" in tables:
             found.append(heads_section(run, pack, spectrum="spectrum" in tables))
+        if "steering" in tables:
+            found.append(steering_section(run, pack))
         for table, section in _SMALL.items():
             if table in tables:
                 found.append(section(run))
@@ -94,7 +96,7 @@ class Report:
         return f"{what} of {' and '.join(models)}"
 
 
-_SMALL = {"steering": steering_section, "ablation": ablation_section, "similarity": similarity_section}
+_SMALL = {"ablation": ablation_section, "similarity": similarity_section}
 
 
 def described(run: Run) -> dict[str, Any]:
@@ -111,18 +113,17 @@ def described(run: Run) -> dict[str, Any]:
     manifest = _finished(run)
     provenance = manifest.get("provenance") or {}
     model = str(provenance.get("model", "unknown model")).rstrip("/").rpartition("/")[2]
-    model = printable(model.encode("utf-8", "backslashreplace"))
     return {
         "name": run.folder.name,
         "job": manifest["job"],
         "spec": manifest["spec"],
-        "model": model,
+        "model": printable(model.encode("utf-8", "backslashreplace")),
         "vocab_size": manifest["model"].get("architecture", {}).get("vocab_size"),
         "weights_sha256": manifest["model"]["weights_sha256"],
         "finished": provenance.get("finished"),
-        "devices": provenance.get("devices", []),
+        "devices": provenance.get("devices") or [],
         "commit": (provenance.get("code") or {}).get("commit"),
-        "version": provenance.get("versions", {}).get("qkatlas"),
+        "version": (provenance.get("versions") or {}).get("qkatlas"),
         "rows": sum(part.rows for part in manifest["parts"]),
         "bytes": sum(part.bytes for part in manifest["parts"]),
     }

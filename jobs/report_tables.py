@@ -46,18 +46,38 @@ def heads_section(run: Run, pack: Pack, *, spectrum: bool) -> dict[str, Any]:
     return section
 
 
-def steering_section(run: Run) -> dict[str, Any]:
-    """Every dose of every method, with the heat maps of a group of words and the check in the model where they are."""
+def steering_section(run: Run, pack: Pack) -> dict[str, Any]:
+    """Every dose of every method, with the heat maps of a group of words and the check in the model where they are.
+
+    Args:
+        run: a finished run with table `steering`.
+        pack: takes the scores of the heat maps.
+
+    Returns:
+        The section.
+
+    Raises:
+        ValueError: if a table is damaged.
+    """
     section = {"kind": "steering", "head": run_head(run), "table": columns(read_whole(run, "steering"))}
     if {"heatmap", "tokens"} <= table_names(run):
-        scores = read_whole(run, "heatmap")
         texts = read_whole(run, "tokens").sort_by("token_id")["text"].to_pylist()
-        ids = list(dict.fromkeys(scores["query_id"].to_pylist()))
-        words = [{"id": token_id, "text": printable(texts[token_id].encode())} for token_id in ids]
-        section["heatmap"] = {"table": columns(scores), "tokens": words}
+        section["heatmap"] = _heatmap(read_whole(run, "heatmap"), texts, pack)
     if "in_model" in table_names(run):
         section["in_model"] = columns(read_whole(run, "in_model"))
     return section
+
+
+def _heatmap(table: pa.Table, texts: Sequence[str], pack: Pack) -> dict[str, Any]:
+    """Scores between the words of a group as one array [conditions, words, words]; NaN where there is none."""
+    names, ids = table["condition"].to_pylist(), table["query_id"].to_pylist()
+    conditions, words = list(dict.fromkeys(names)), list(dict.fromkeys(ids))
+    place = {token_id: number for number, token_id in enumerate(words)}
+    scores = np.full((len(conditions), len(words), len(words)), np.nan, np.float32)
+    rows = [conditions.index(name) for name in names], [place[one] for one in ids]
+    scores[*rows, [place[one] for one in table["key_id"].to_pylist()]] = table["score"].to_numpy()
+    shown = [printable(texts[token_id].encode()) for token_id in words]
+    return {"conditions": conditions, "words": shown, "scores": pack.array(scores)}
 
 
 def ablation_section(run: Run) -> dict[str, Any]:

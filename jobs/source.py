@@ -57,13 +57,20 @@ class SourceRun:
             raise ValueError(f"run {run.folder.name} is damaged ({faults[0]}); submit its request again to repair it")
         manifest = run.manifest()
         assert manifest is not None, "a run without faults is finished"
-        spec, origin = manifest["spec"], manifest["provenance"]
-        return cls(run, manifest["run_id"], origin["model"], manifest["model"], spec["top_k"])
+        name = (manifest["provenance"] or {}).get("model", "unknown model")
+        return cls(run, manifest["run_id"], name, manifest["model"], manifest["spec"]["top_k"])
 
     @cached_property
     def tokens(self) -> pa.Table:
         """The `tokens` table."""
         return pq.read_table(self.run.folder / "tokens.parquet")
+
+    def texts(self) -> list[str] | None:
+        """Texts of the tokens by id, or None if the model came without a tokenizer."""
+        if self.tokens["bytes"].null_count == len(self.tokens):
+            return None
+        texts: list[str] = self.tokens["text"].to_pylist()
+        return texts
 
     def key_ids(self) -> np.ndarray:
         """Kept keys of every token, best first: int32 [V, K]."""

@@ -1,6 +1,6 @@
 """A map of a graph: two coordinates for each vertex.
 
-Shapes: N vertices, E edges.
+Shapes: N vertices, E edges, K communities.
 """
 
 from __future__ import annotations
@@ -11,18 +11,26 @@ from typing import Any
 import igraph
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial import cKDTree
 
 from pipeline.graph import Graph
 
 _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
-_ITERATIONS = 50
-_COMMUNITY_ITERATIONS, _PUSHES = 500, 300
-_MOST_DISCS = 1000
-"""Communities that are placed by their edges; more of them are small ones, and stand along a spiral."""
-_STEP = 1.0
-"""Farthest that a vertex moves in the first iteration; neighbours on the map are about 1 apart."""
+_ITERATIONS = 500
+_FAINT = 1e-3
+"""Weight, beside the strongest link's 1, that holds communities without links within sight of the largest."""
+
+_MARGIN = 1.2
+"""Room of a disc beside its own radius, so that neighbouring discs stay apart to the eye."""
+
+_SPREAD = 1.5
+"""Root mean square distance of the discs from the middle at first, as a multiple of the radius of their whole area."""
+
+_GATHER, _ROUNDS = 100, 2000
+"""Rounds of pushing discs apart: those that also draw them to the middle, and all at most."""
 
 Int32Array = npt.NDArray[np.int32]
+Int64Array = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 
@@ -30,104 +38,98 @@ Float64Array = npt.NDArray[np.float64]
 def map_layout(graph: Graph, community_N: Int32Array, *, seed: int) -> Float32Array:
     """Place the vertices of a graph on a plane.
 
-    The algorithm of Fruchterman and Reingold, as igraph has it, twice. First it places the communities, drawn together
-    by the edges between them; each becomes a disc with its vertices of the highest degree in the middle, discs that
-    overlap are pushed apart, and isolated vertices stand on the rim. Then the vertices move a few places, so that
-    linked ones come together inside their discs.
-
-    Attraction grows with the square of the distance, and a key that half of the vocabulary attends to would pull the
-    whole map onto one spot: each edge's weight is therefore divided by the square of its length at the start and by the
-    geometric mean of its ends' degrees.
+    Each community is a disc. The discs stand where the algorithm of Fruchterman and Reingold, as igraph has it, puts
+    the vertices of the graph of communities, so that linked communities are neighbours; overlapping discs are then
+    pushed apart. In its disc a vertex stands the nearer to the middle the higher its degree, and its place says nothing
+    else. Isolated vertices stand on the rim.
 
     Args:
         graph: the graph.
         community_N: community of each vertex, named by descending size.
-        seed: of the small shifts that part vertices on one spot.
+        seed: of the places from which the communities start.
 
     Returns:
-        float32 [N, 2], about one vertex a unit of area.
+        float32 [N, 2], about one vertex a unit of area within a disc.
 
     Source:
         Fruchterman and Reingold, Graph drawing by force-directed placement, 1991; the discs are filled as in Vogel, A
         better way to construct the sunflower head, 1979.
     """
+    linked_N = graph.degree_N > 0
+    placed_N2 = np.empty((len(community_N), 2))
+    rim = 0.0
+    if linked_N.any():
+        sizes_K = np.bincount(community_N[linked_N])
+        radius_K = _MARGIN * np.sqrt(sizes_K / np.pi)
+        centre_K2 = _part(_centres(graph, community_N, sizes_K, seed), radius_K)
+        rim = float((np.hypot(*centre_K2.T) + radius_K).max())
+        placed_N2[linked_N] = centre_K2[community_N[linked_N]] + _sunflowers(graph.degree_N, community_N)[linked_N]
+    lone = np.arange(int((~linked_N).sum()))
+    placed_N2[~linked_N] = _spiral(lone, np.pi * rim**2 + lone + 0.5)
+    return placed_N2.astype(np.float32)
+
+
+def _centres(graph: Graph, community_N: Int32Array, sizes_K: Int64Array, seed: int) -> Float64Array:
+    """Places of the communities by the links between them, on any scale, [K, 2].
+
+    A link's weight is that of all edges between two communities, divided by the geometric mean of their sizes: a large
+    community has more edges to everything.
+    """
+    count = len(sizes_K)
+    ends_E2 = np.sort(community_N[np.stack([graph.source_E, graph.target_E], axis=1)].astype(np.int64), axis=1)
+    between_E = ends_E2[:, 0] != ends_E2[:, 1]
+    pair, place = np.unique(ends_E2[between_E] @ [count, 1], return_inverse=True)
+    low, high = pair // count, pair % count
+    weight = np.bincount(place, graph.weight_E[between_E]) / np.sqrt(sizes_K[low] * sizes_K[high])
+    edges = np.concatenate([np.stack([low, high], 1), np.stack([np.zeros(count - 1, int), np.arange(1, count)], 1)])
+    weights = np.concatenate([weight / weight.max(initial=0.0, where=weight > 0), np.full(count - 1, _FAINT)])
     igraph.set_random_number_generator(random.Random(seed))
     try:
-        start_N2 = _discs(graph, community_N)
-        placed = graph.to_igraph().layout_fruchterman_reingold(
-            weights=_pull(graph, start_N2).tolist(),
-            seed=start_N2.tolist(),
-            niter=_ITERATIONS,
-            start_temp=_STEP,
+        placed = igraph.Graph(n=count, edges=edges).layout_fruchterman_reingold(
+            weights=weights.tolist(), niter=_ITERATIONS
         )
     finally:
         igraph.set_random_number_generator(random)
-    return np.array(placed.coords, dtype=np.float32).reshape(-1, 2)
+    return np.array(placed.coords, dtype=np.float64).reshape(-1, 2)
 
 
-def _pull(graph: Graph, start_N2: Float64Array) -> Float64Array:
-    """Weight of each edge on the map, [E]: as it is for an edge of unit length between two vertices of usual degree."""
-    length2_E = ((start_N2[graph.source_E] - start_N2[graph.target_E]) ** 2).sum(axis=1)
-    degree_N = graph.degree_N.astype(np.float64)
-    degree_E = np.sqrt(degree_N[graph.source_E] * degree_N[graph.target_E])
-    usual = len(graph.source_E) / len(degree_N)
-    pull_E: Float64Array = graph.weight_E * usual / degree_E / np.maximum(1.0, length2_E)
-    return pull_E
+def _part(centre_K2: Float64Array, radius_K: Float64Array) -> Float64Array:
+    """Scale places up to the discs' size and push overlapping discs apart, the smaller ones further."""
+    place_K2 = centre_K2 - np.average(centre_K2, axis=0, weights=radius_K**2)
+    spread = np.sqrt(np.average((place_K2**2).sum(axis=1), weights=radius_K**2))
+    place_K2 *= _SPREAD * np.sqrt((radius_K**2).sum()) / max(spread, 1e-9)
+    for turn in range(_ROUNDS):
+        # Two discs overlap only if the smaller one's middle is within twice the larger one's radius.
+        near = cKDTree(place_K2).query_ball_point(place_K2, 2 * radius_K, return_sorted=True)
+        a = np.repeat(np.arange(len(near)), [len(found) for found in near])
+        b = np.concatenate([np.asarray(found, dtype=np.int64) for found in near])
+        chosen = (radius_K[a] > radius_K[b]) | ((radius_K[a] == radius_K[b]) & (a < b))
+        a, b = a[chosen], b[chosen]
+        apart_P2 = place_K2[a] - place_K2[b]
+        distance_P = np.maximum(np.hypot(*apart_P2.T), 1e-9)
+        overlap_P = np.maximum(radius_K[a] + radius_K[b] - distance_P, 0)
+        if turn >= _GATHER and overlap_P.max(initial=0) < 0.01 * radius_K.min():
+            break
+        if turn < _GATHER:
+            place_K2 *= 0.995
+        push_P2 = 0.5 * (overlap_P / distance_P)[:, None] * apart_P2
+        share_P1 = (radius_K[b] ** 2 / (radius_K[a] ** 2 + radius_K[b] ** 2))[:, None]
+        np.add.at(place_K2, a, push_P2 * share_P1)
+        np.add.at(place_K2, b, -push_P2 * (1 - share_P1))
+    return place_K2
 
 
-def _discs(graph: Graph, community_N: Int32Array) -> Float64Array:
-    """A disc for each community, its area that of its size, filled from the middle by descending degree."""
+def _sunflowers(degree_N: Int32Array, community_N: Int32Array) -> Float64Array:
+    """Place of each vertex in its community's disc, the highest degree in the middle."""
     sizes = np.bincount(community_N)
     before = np.cumsum(sizes) - sizes
-    order_N = np.lexsort((-graph.degree_N, community_N))
+    order_N = np.lexsort((-degree_N, community_N))
     place_N = np.empty(len(order_N), np.int64)
     place_N[order_N] = np.arange(len(order_N)) - before[community_N[order_N]]
-    within_N2: Float64Array = 0.8 * _spiral(place_N, place_N + 0.5)
-    placed_N2: Float64Array = _centres(graph, community_N, sizes)[community_N] + within_N2
-    return placed_N2
+    return _spiral(place_N, place_N + 0.5)
 
 
-def _centres(graph: Graph, community_N: Int32Array, sizes: npt.NDArray[np.int64]) -> Float64Array:
-    """Centres of the communities' discs: linked ones near each other, communities of one vertex around them all."""
-    before = np.cumsum(sizes) - sizes
-    along_spiral: Float64Array = 1.3 * _spiral(np.arange(len(sizes)), before + sizes / 2)
-    many = int((sizes > 1).sum())  # the first ones, for communities are named by descending size
-    if not 1 < many <= _MOST_DISCS:
-        return along_spiral
-    ends_E2 = np.sort(community_N[np.stack([graph.source_E, graph.target_E], axis=1)].astype(np.int64), axis=1)
-    between_E = (ends_E2[:, 0] != ends_E2[:, 1]) & (ends_E2[:, 1] < many)
-    pairs, place_E = np.unique(ends_E2[between_E] @ [many, 1], return_inverse=True)
-    first, second = pairs // many, pairs % many
-    weight = np.bincount(place_E, graph.weight_E[between_E]) / np.sqrt(sizes[first] * sizes[second])
-    communities = igraph.Graph(n=many, edges=np.stack([first, second], axis=1))
-    near = communities.layout_fruchterman_reingold(
-        weights=(weight / weight.max()).tolist() if len(weight) else None,
-        seed=along_spiral[:many].tolist(),
-        niter=_COMMUNITY_ITERATIONS,
-    )
-    radius = 1.15 * np.sqrt(sizes[:many] / np.pi)
-    centre_C2 = _apart(np.array(near.coords), radius)
-    rim = float((np.hypot(*centre_C2.T) + radius).max())
-    alone = np.arange(len(sizes) - many)
-    return np.concatenate([centre_C2, _spiral(alone, np.pi * rim**2 + 1.7 * (alone + 1))])
-
-
-def _apart(centre_C2: Float64Array, radius_C: Float64Array) -> Float64Array:
-    """Scale a layout to the size of its discs, and push those apart that overlap."""
-    centre_C2 = centre_C2 - centre_C2.mean(axis=0)
-    extent = float(np.hypot(*centre_C2.T).max())
-    centre_C2 *= np.sqrt((radius_C**2).sum()) / max(extent, 1e-9)
-    needed_CC = radius_C[:, None] + radius_C[None]
-    np.fill_diagonal(needed_CC, 0.0)
-    for _ in range(_PUSHES):
-        away_CC2 = centre_C2[:, None] - centre_C2[None]
-        distance_CC = np.maximum(np.hypot(away_CC2[..., 0], away_CC2[..., 1]), 1e-9)
-        push_CC = np.clip(needed_CC - distance_CC, 0.0, None) / distance_CC
-        centre_C2 = 0.995 * (centre_C2 + 0.25 * (away_CC2 * push_CC[..., None]).sum(axis=1))
-    return centre_C2
-
-
-def _spiral(number: npt.NDArray[np.int64], area: npt.NDArray[np.floating[Any]]) -> Float64Array:
+def _spiral(number: Int64Array, area: npt.NDArray[np.floating[Any]]) -> Float64Array:
     """Points at the edge of a circle of some area, each a golden angle further than the one before."""
     radius, angle = np.sqrt(area / np.pi), number * _GOLDEN_ANGLE
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)

@@ -59,7 +59,7 @@ _MOST_FREQUENT = 3000
     type=click.Path(path_type=Path),
     default=None,
     metavar="FILE",
-    help="Write the graph to this file too, as GraphML.",
+    help="Write the graph to this file too, as GraphML; only an earlier graph is replaced.",
 )
 @click.option("--gpus", type=click.IntRange(0, 0), default=0, metavar="0", help="None: Leiden runs on CPUs.")
 @session_options
@@ -72,18 +72,19 @@ def communities(
 
     from jobs.answer import largest_communities
     from jobs.communities import Communities, CommunitiesJob
-    from jobs.graph_file import require_free, write_graphml
+    from jobs.graph_file import require_replaceable, write_graphml
     from jobs.session import local_folder
     from jobs.source import SourceRun
 
     if export is not None:
-        require_free(export)
+        require_replaceable(export)
     with options.session() as session:
         source = SourceRun.open(local_folder(options.out), run_name)
         tokens = None
         if frequencies is not None:
             frequencies.require_inside(len(source.tokens))
-            if warning := frequencies.mismatch(source.tokens["text"].to_pylist()):
+            texts = source.texts()
+            if texts is not None and (warning := frequencies.mismatch(texts)):
                 session.progress.say(warning)
             tokens = np.array(sorted(frequencies.token_ids), np.int32)
         spec = Communities(

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
+from outputs import target
 from outputs.part import write_whole
 
 MARK = "<!doctype html><!-- QK Atlas report -->"
@@ -96,19 +97,11 @@ def require_replaceable(file: Path) -> None:
     """Check that writing a report there destroys nothing but a report.
 
     Raises:
-        ValueError: if something else is there.
+        ValueError: if something else is there, or the folder belongs to a run.
     """
-    if any((folder / "manifest.json").exists() for folder in file.resolve().parents):
-        raise ValueError(f"--out {file} lies in a run, whose files are its own; choose another folder")
     if file.is_dir():
         raise ValueError(f"--out {file} is a folder; name a file in it, such as {file / 'report.html'}")
-    if file.exists():
-        begins = b""
-        if file.is_file():
-            with file.open("rb") as stream:
-                begins = stream.read(len(MARK))
-        if begins != MARK.encode():
-            raise ValueError(f"--out {file} is no report and is left alone; choose another file, or remove it first")
+    target.require_replaceable(file, "--out", mark=MARK.encode(), within=len(MARK), kind="report")
 
 
 def _asset(name: str) -> str:

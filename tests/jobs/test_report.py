@@ -141,6 +141,42 @@ def test_small_tables_become_sections(finish_run: Finish, out: Path) -> None:
     assert content.sections["steering"]["table"]["columns"]["self_rank_mean"]["values"] == [None]
 
 
+def test_heat_maps_are_packed_by_condition_and_word(finish_run: Finish, out: Path) -> None:
+    heatmap = {
+        "condition": ["base", "base", "base", "skew"], "query_id": [7, 7, 2, 2], "key_id": [7, 2, 7, 2],
+        "score": pa.array([1.5, -2.0, 3.0, 0.25], pa.float32()),
+    }  # fmt: skip
+    tokens = pa.table({"token_id": list(range(9)), "text": [f"t\u202e{number}" for number in range(9)]})
+    tables = {"steering.parquet": pa.table({"method": ["unsteered"]}), "heatmap.parquet": pa.table(heatmap)}
+    content = Content(finish_run(out, "steering", {**tables, "tokens.parquet": tokens}, {"head": "L1H5"}))
+    section = content.sections["steering"]["heatmap"]
+    assert (section["conditions"], section["words"]) == (["base", "skew"], ["t\\u202e7", "t\\u202e2"])
+    nan = np.nan
+    np.testing.assert_array_equal(
+        content.read(section["scores"]), [[[1.5, -2.0], [3.0, nan]], [[nan, nan], [nan, 0.25]]]
+    )
+
+
+@pytest.mark.parametrize(
+    ("provenance", "shown"),
+    [
+        (None, "unknown model"),
+        (
+            {"model": "/models/m\u202e<img>\ud800/", "versions": None, "code": None, "devices": None},
+            r"m\u202e<img>\ud800",
+        ),
+    ],
+)
+def test_a_model_is_named_printably_and_nothing_must_be_known_of_it(
+    provenance: dict[str, Any] | None, shown: str, tokens: Path
+) -> None:
+    manifest = json.loads((tokens / "manifest.json").read_text(encoding="utf-8"))
+    (tokens / "manifest.json").write_text(json.dumps({**manifest, "provenance": provenance}), encoding="utf-8")
+    content = Content(tokens)
+    assert content.index["runs"][0]["model"] == shown
+    assert content.title == f"Head L1H5 of {shown}"
+
+
 def test_colours_tell_neighbours_apart() -> None:
     centre_C2 = np.array([(x, y) for x in range(12) for y in range(12)], dtype=float)
     colour_C = spread_colours(centre_C2, np.full(144, 9)).reshape(12, 12)
@@ -208,11 +244,29 @@ def test_what_is_not_whole_is_refused_in_one_line(
 def test_a_file_that_is_no_report_is_left_alone(
     tokens: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "notes.json"
+    file = tmp_path / "manifest.json"
     file.write_text("{}")
     assert "is no report and is left alone" in refused(capfd, tokens, "--out", file)
     assert file.read_text() == "{}"
     assert "is a URI" in refused(capfd, tokens, "--out", "s3://bucket/report.html")
+
+
+def test_a_report_stays_out_of_the_folders_of_runs(tokens: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = sorted(tokens.rglob("*"))
+    for place in (tokens, tokens / "page.html", tokens / "new" / "page.html", tokens / "topk"):
+        assert f"is in {tokens}, which holds a run; choose a file outside it" in refused(capfd, tokens, "--out", place)
+    assert sorted(tokens.rglob("*")) == before
+
+
+def test_a_large_report_says_how_to_make_it_smaller(
+    tokens: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = ("--out", tmp_path / "report.html")
+    assert "fewer --neighbours" not in submit(capfd, tokens, *place)[1]
+    monkeypatch.setattr("jobs.commands.report._LARGE", 1000)
+    code, said, _ = submit(capfd, tokens, *place)
+    assert code == 0
+    assert "fewer --neighbours than 10, or fewer runs, make it smaller" in said
 
 
 def test_a_report_loads_neither_torch_nor_ray(tokens: Path, tmp_path: Path) -> None:
@@ -222,7 +276,3 @@ def test_a_report_loads_neither_torch_nor_ray(tokens: Path, tmp_path: Path) -> N
     )
     arguments = ["report", str(tokens), "--out", str(tmp_path / "report.html")]
     assert subprocess.run([sys.executable, "-c", program, *arguments], check=False, timeout=60).returncode == 0
-
-
-def test_a_report_does_not_go_into_a_run(tokens: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert "lies in a run" in refused(capfd, tokens, "--out", tokens / "topk" / "report.html")

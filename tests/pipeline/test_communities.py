@@ -12,7 +12,6 @@ from sklearn.metrics import adjusted_rand_score
 
 from pipeline.communities import agreement, by_size, find_communities, stability
 from pipeline.graph import Graph
-from pipeline.layout import map_layout
 
 
 def graph_of(edges: dict[tuple[int, int], float], size: int, directed: bool = False) -> Graph:
@@ -149,70 +148,3 @@ def test_stability_equals_loops_over_sets(found: list[np.ndarray], choice: int) 
         for v in range(len(found[0]))
     ]
     np.testing.assert_allclose(stability(found, best), expected)
-
-
-def test_the_map_keeps_communities_together_and_isolated_vertices_outside() -> None:
-    graph = cliques(20, 30, isolated=40)
-    community_N, _ = find_communities(graph, quality="rb", resolution=1.5, seed=0, restart=0)
-    place_N2 = map_layout(graph, community_N, seed=0)
-    np.testing.assert_array_equal(place_N2, map_layout(graph, community_N, seed=0))
-    assert np.isfinite(place_N2).all()
-    apart_NN = np.linalg.norm(place_N2[:, None] - place_N2[None], axis=2)
-    np.fill_diagonal(apart_NN, np.inf)
-    nearest_N = apart_NN.argmin(1)
-    linked = slice(0, 600)
-    assert (community_N[nearest_N] == community_N)[linked].mean() > 0.95
-    ends = apart_NN[graph.source_E, graph.target_E]
-    assert np.median(ends) < 0.25 * np.median(apart_NN[np.isfinite(apart_NN)])
-    radius_N = np.linalg.norm(place_N2 - place_N2.mean(0), axis=1)
-    assert np.median(radius_N[600:]) > np.quantile(radius_N[linked], 0.9)
-
-
-def test_a_hub_does_not_pull_the_map_onto_itself() -> None:
-    rng = np.random.default_rng(0)
-    own = np.repeat(np.arange(20), 60)  # twenty groups of sixty, four links each inside, and a vertex linked to all
-    ends = (own[:, None] * 60 + rng.integers(0, 60, (1200, 4))).ravel()
-    links = {(min(a, b), max(a, b)) for a, b in zip(np.repeat(np.arange(1200), 4).tolist(), ends.tolist(), strict=True)}
-    edges = dict.fromkeys(sorted(link for link in links if link[0] != link[1]), 0.5)
-    graph = graph_of(edges | {(vertex, 1200): 0.5 for vertex in range(1200)}, 1201)
-    place_N2 = map_layout(graph, np.append(own, 20).astype(np.int32), seed=0)
-    apart_NN = np.linalg.norm(place_N2[:1200, None] - place_N2[None, :1200], axis=2)
-    np.fill_diagonal(apart_NN, np.inf)
-    assert (own[apart_NN.argmin(1)] == own).mean() > 0.95
-
-
-def test_linked_communities_and_linked_tokens_stand_near_each_other() -> None:
-    # 40 communities in 4 groups; in each community two halves whose tokens are linked mostly among themselves.
-    rng = np.random.default_rng(0)
-    group_of = rng.permutation(np.repeat(np.arange(4), 10))
-    own_N, half_N = np.repeat(np.arange(40), 30), np.tile(np.repeat([0, 1], 15), 40)
-    links = set()
-    for vertex in range(1200):
-        within = np.flatnonzero((own_N == own_N[vertex]) & (half_N == half_N[vertex]))
-        beside = np.flatnonzero((group_of[own_N] == group_of[own_N[vertex]]) & (own_N != own_N[vertex]))
-        for other in [*rng.choice(within, 4, replace=False), rng.choice(np.flatnonzero(own_N == own_N[vertex])),
-                      rng.choice(beside)]:  # fmt: skip
-            links.add((min(vertex, int(other)), max(vertex, int(other))))
-    graph = graph_of({link: 1.0 for link in sorted(links) if link[0] != link[1]}, 1200)
-    place_N2 = map_layout(graph, own_N.astype(np.int32), seed=0)
-
-    centre_C2 = np.stack([place_N2[own_N == community].mean(0) for community in range(40)])
-    apart_CC = np.linalg.norm(centre_C2[:, None] - centre_C2[None], axis=2)
-    nearest = np.argsort(apart_CC, axis=1)[:, 1:4]
-    assert (group_of[nearest] == group_of[:, None]).mean() > 0.9  # by chance 0.23
-    apart_NN = np.linalg.norm(place_N2[:, None] - place_N2[None], axis=2)
-    np.fill_diagonal(apart_NN, np.inf)
-    nearest = np.argsort(apart_NN, axis=1)[:, :3]
-    in_community = own_N[nearest] == own_N[:, None]
-    assert in_community.mean() > 0.75
-    assert (half_N[nearest] == half_N[:, None])[in_community].mean() > 0.7  # by chance 0.48
-
-
-def test_a_map_leaves_the_global_random_state_alone() -> None:
-    import random
-
-    graph = cliques(2, 3)
-    random.seed(5)
-    before = random.getstate()
-    map_layout(graph, np.array([0] * 3 + [1] * 3, np.int32), seed=1)
-    assert random.getstate() == before

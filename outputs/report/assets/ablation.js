@@ -5,7 +5,7 @@ const COMPONENT_ORDER = ["none", "embed", "pos_embed", "attn", "mlp", "mlp_resid
 // A matrix on a canvas. One cell is under the cursor, by pointer or arrow keys, and read out below.
 function matrixView({ title, rowNames, columnNames, values, scale, describe, cell = null, labels = true, readline = null }) {
   const left = labels ? 110 : 0, top = labels ? 58 : 0;
-  const size = cell || clamp(Math.floor(1070 / columnNames.length), 5, 26), high = cell || clamp(Math.floor(1000 / rowNames.length), 5, 18);
+  const size = cell || clamp(Math.floor(1070 / columnNames.length), 5, 48), high = cell || clamp(Math.floor(1000 / rowNames.length), 5, 22);
   const width = left + size * columnNames.length + 2, height = top + high * rowNames.length + 2;
   const canvas = el("canvas", { tabindex: 0, role: "img", "aria-label": `${title}: ${rowNames.length} rows, ${columnNames.length} columns. Arrow keys read the cells.` });
   const line = readline || el("p", { class: "readline", "aria-live": "polite" });
@@ -92,13 +92,13 @@ async function ablationSection(section, runs) {
       if (!row) return `${rowName} does not reach ${columnName}`;
       return `${rowName} ablated: score of ${columnName} ${value < 0 ? "falls" : "rises"} by ${figure(Math.abs(value))}${isNumber(row.delta_low) ? ` (change ${figure(row.delta_low)} to ${figure(row.delta_high)})` : ""} to ${figure(row.score_mean)} nats${isNumber(row.loss_delta) ? `, loss ${value === 0 ? "" : row.loss_delta < 0 ? MINUS : "+"}${figure(Math.abs(row.loss_delta))}` : ""}`;
     };
-    return el("div", null, matrixView({ title, rowNames: chosen, columnNames: columns, values, scale, describe }), scaleLegend(scale, figure, "change of the score, nats (colours by its square root)"));
+    return el("div", null, matrixView({ title, rowNames: chosen, columnNames: columns, values, scale, describe }), scaleLegend(scale, figure, "change of the score, nats, square-root colour scale"));
   };
   const heads = names.filter((name) => components.get(name).kind === "head"), blocks = names.filter((name) => components.get(name).kind !== "head");
   return el("section", { class: "card" },
-    el("h2", null, "Ablation", el("small", null, `${names.length} components of ${run.model}, ${columns.length} heads, run ${run.name}`)),
+    el("h2", null, "Ablation", subtitle(run, `${names.length} components`, `${columns.length} heads`)),
     el("p", { class: "how" }, el("strong", null, "How to read. "), "Down: the component whose output was replaced. Across: the head whose Semantic Category Score was then measured. Orange: the score rises, so the head rests on the component; blue: it falls; empty: the component does not reach the head."),
     names.length ? el("div", { class: "figures wide" }, blocks.length ? block("Embeddings and blocks", blocks) : null, heads.length ? block("Heads on heads", heads) : null) : el("p", { class: "empty" }, "No component of this run reaches a head."),
     numbersBehind("All numbers of every component and head", section.table),
-    el("p", { class: "note" }, el("strong", null, "Sampled: "), "scores are means over the run\u2019s prompts. Each matrix has its own colour scale."));
+    el("p", { class: "note" }, el("strong", null, "Sampled: "), "scores are means over the run\u2019s prompts. Each matrix has its own colour scale, by the square root of the change, so that one large change does not hide all others."));
 }

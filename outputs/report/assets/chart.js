@@ -61,9 +61,11 @@ function lineChart({ title, unit, xName, series, yLog = false, yZero = false, yR
   if (!points.length) return el("figure", { class: "chart" }, heading, el("p", { class: "empty" }, "No values in this run."));
   const bands = series.flatMap((one) => (one.band || []).flatMap(([, low, high]) => [low, high])).filter(isNumber);
   let [xLow, xHigh] = xRange || extent(points.map(([x]) => x));
-  if (xLow === xHigh) { xLow -= .5; xHigh += .5; }
+  // What differs by rounding only is one value: ticks between its two ends could not be told apart.
+  const alike = (low, high) => high - low <= 1e-9 * Math.max(Math.abs(low), Math.abs(high));
+  if (alike(xLow, xHigh)) { xLow -= .5; xHigh += .5; }
   let [yLow, yHigh] = yRange || extent([...points.map(([, y]) => y), ...bands, ...(yZero ? [0] : []), ...(rule === null ? [] : [rule])]);
-  if (yHigh - yLow <= 1e-9 * Math.max(Math.abs(yLow), Math.abs(yHigh)) && !yLog) [yLow, yHigh] = yLow === 0 && yZero ? [0, 1] : [yLow - .5, yHigh + .5];
+  if (alike(yLow, yHigh) && !yLog) [yLow, yHigh] = yLow === 0 && yZero ? [0, 1] : [yLow - .5, yHigh + .5];
   const yTicks = yLog ? logTicks(yLow, yHigh) : niceTicks(yLow, yHigh, 4);
   if (yLog) { if (yTicks.length < 2) { yLow = 10 ** Math.floor(Math.log10(yLow)); yHigh = 10 ** Math.ceil(Math.log10(yHigh) + 1e-9); if (yLow === yHigh) yHigh *= 10; yTicks.splice(0, yTicks.length, ...logTicks(yLow, yHigh)); } }
   else if (!yRange) { const pad = (yHigh - yLow || 1) * .06; yHigh += pad; if (!(yZero && yLow === 0)) yLow -= pad; }

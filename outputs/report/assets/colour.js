@@ -22,15 +22,13 @@ function cividis(share) {
 
 const diverging = (share) => mix(hexToRgb(variable("--middle")), share < 0 ? COLD : WARM, Math.min(Math.abs(share), 1));
 
-// A scale from values to colours. `kind` is "amount" (cividis) or "signed" (blue, middle, orange around 0).
-// A signed scale may be in steps of the square root, so that one large value leaves the others visible.
+// A scale from values to colours. `kind` is "amount" (cividis) or "signed" (blue, middle, orange around 0; `root`: by the square root).
 function colourScale(kind, low, high, { logarithmic = false, root = false } = {}) {
   const place = (value) => logarithmic ? Math.log(Math.max(value, low)) : value;
   const limit = Math.max(Math.abs(low), Math.abs(high)) || 1, from = place(low), span = place(high) - from || 1;
-  const signed = (share) => diverging(root ? Math.sign(share) * Math.sqrt(Math.abs(share)) : share);
-  const at = kind === "signed" ? (value) => signed(value / limit) : (value) => cividis((place(value) - from) / span);
+  const at = kind === "signed" ? (value) => diverging(root ? Math.sign(value) * Math.sqrt(Math.abs(value) / limit) : value / limit) : (value) => cividis((place(value) - from) / span);
   const ends = kind === "signed" ? [-limit, limit] : [low, high];
-  return { of: (value) => css(at(value)), share: (share) => css(kind === "signed" ? signed(2 * share - 1) : cividis(share)), ends };
+  return { of: (value) => css(at(value)), share: (share) => css(kind === "signed" ? diverging(2 * share - 1) : cividis(share)), ends };
 }
 
 // The legend of a scale: a strip with its two ends.

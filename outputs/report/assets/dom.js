@@ -32,6 +32,9 @@ function tokenNode(text) {
 // The same where only characters can be shown.
 const tokenLabel = (text) => text === "" ? "(empty)" : text.replaceAll(" ", "\u00b7");
 
+// The same among other names: its direction touches none of them.
+const isolated = (text) => `\u2068${text}\u2069`;
+
 const MINUS = "\u2212", DASH = "\u2013";
 const whole = (value) => isNumber(value) ? Math.round(value).toLocaleString("en-US").replace("-", MINUS) : DASH;
 
@@ -46,7 +49,7 @@ function figure(value, digits = 3) {
 function percent(share) {
   if (!isNumber(share)) return DASH;
   if (share > 0 && share < 1e-4) return "< 0.01%";
-  return `${(100 * share).toFixed(share > 0 && share < .01 ? 2 : 1)}%`;
+  return `${(100 * share).toFixed(share > 0 && share < .01 ? 2 : 1)}%`.replace("-", MINUS);
 }
 
 let serial = 0;

@@ -53,7 +53,7 @@ async function headsSection(section, runs) {
   const select = el("select", { id, onchange: () => choose(select.value) }, rows.map((row) => el("option", { value: row.name }, row.label ? `${row.name} (${row.label.replaceAll("_", " ")})` : row.name)));
   const missing = GRIDS.filter((grid) => !extent(rows.map((row) => row[grid.column]))).map((grid) => grid.title);
   const card = el("section", { class: "card" },
-    el("h2", null, "Heads", el("small", null, `${rows.length} heads of ${run.model}, layers down, heads across, run ${run.name}`)),
+    el("h2", null, "Heads", subtitle(run, `${rows.length} heads`, "layers down, heads across")),
     el("p", { class: "how" }, el("strong", null, "How to read. "), `A head that suppresses itself semantically is ${missing.length && missing[0] === GRIDS[0].title ? "" : "dark in the semantic score and "}orange in the suppression index. `, "Point at a cell, or move with the arrow keys, for its numbers; click or press Enter to choose a head."),
     el("div", { class: "bar" }, el("div", { class: "field" }, el("label", { for: id }, "Chosen head"), select)),
     el("div", { class: "grids" }, grids.map((grid) => grid.node)), readout,

@@ -11,20 +11,21 @@ async function main() {
   const index = await readJson("index");
   const models = new Set(index.runs.map((run) => run.model)), sizes = new Set(index.runs.map((run) => run.vocab_size).filter(isNumber));
   lead.textContent = `${index.runs.length === 1 ? "One run" : `${index.runs.length} runs`} of ${[...models].join(", ")}${sizes.size === 1 ? `, a vocabulary of ${whole([...sizes][0])} tokens` : ""}. This page is one file and needs no network.`;
-  const titles = new Map();
-  const add = (node) => {
+  const links = [];
+  const add = (node, which = null) => {
+    if (which) node.dataset.which ||= which;
     node.id = freshId("section");
     content.append(node);
-    const title = node.querySelector("h2").firstChild.textContent, small = node.querySelector("h2 small");
-    const link = el("a", { href: `#${node.id}` }, title), twin = titles.get(title);
-    // Where a title recurs, its links say of which run each is.
-    if (twin) { twin.link.textContent = `${title} (${twin.of})`; link.textContent = `${title} (${small.textContent})`; }
-    else titles.set(title, { link, of: small ? small.textContent : "" });
+    const title = node.querySelector("h2").firstChild.textContent, link = el("a", { href: `#${node.id}` }, title);
     contents.append(link);
+    // Where a title recurs, its links say which run each is of.
+    const same = links.filter((one) => one.title === title);
+    links.push({ title, link, which: node.dataset.which });
+    if (same.length) for (const one of links) if (one.title === title) one.link.textContent = `${title}: ${one.which}`;
   };
   for (const section of index.sections) {
     try {
-      add(await SECTIONS[section.kind](section, index.runs));
+      add(await SECTIONS[section.kind](section, index.runs), index.runs[section.run].name);
     } catch (error) {
       // One figure that cannot be drawn must not take the others with it; the console says more.
       content.append(el("p", { class: "notice", role: "alert" }, `The section \u201c${section.kind}\u201d could not be drawn: ${error.message}`));

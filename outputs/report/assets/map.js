@@ -1,6 +1,7 @@
 // The map: two canvases, one for all points, one for what is pointed at; pan and zoom by pointer, wheel, touch and keys.
 
-const PICK_REACH = 12, MANY = 6000, NEAR = 14, ZOOM_STEP = 1.6, PAN_STEP = 80;
+const PICK_REACH = 12, MANY = 6000, NEAR = 14, ZOOM_STEP = 1.6, PAN_STEP = 80, MOST_NAMES = 70;
+const shortened = (text) => text.length > 48 ? `${text.slice(0, 47)}\u2026` : text;
 
 class TokenMap {
   // data: {x, y, names, degree}; label(point) and title(point) give texts; onPick(point) is told what was chosen.
@@ -147,27 +148,44 @@ class TokenMap {
         return;
       }
     }
-    let left = 70;
+    this.drawCommunityNames(context, look, taken);
+  }
+
+  // One token for as many communities as find room; then up to three where they still fit.
+  drawCommunityNames(context, look, taken) {
+    const written = [];
     for (const name of this.data.names) {
       const px = name.x * this.scale + this.dx, py = name.y * this.scale + this.dy;
       if (px < 0 || py < 0 || px > this.width || py > this.height) continue;
-      // Where three tokens find no room, one may.
-      const written = [3, 1].some((count) => this.text(context, name.texts.slice(0, count).join(", "), px, py, look, taken, 500));
-      if (written && !--left) break;
+      const box = this.room(context, name.texts[0], px, py, look, taken, 500);
+      if (!box) continue;
+      taken.push(box);
+      written.push({ name, px, py, box });
+      if (written.length === MOST_NAMES) break;
+    }
+    for (const { name, px, py, box } of written) {
+      taken.splice(taken.indexOf(box), 1);
+      [3, 1].some((count) => this.text(context, name.texts.slice(0, count).join(", "), px, py, look, taken, 500));
     }
   }
 
-  text(context, text, x, y, look, taken, weight, always = false) {
-    const shown = text.length > 42 ? `${text.slice(0, 41)}\u2026` : text;
+  // The box that a text would fill, or null where it would leave the map or lie over what is there.
+  room(context, text, x, y, look, taken, weight, always = false) {
     context.font = `${weight} ${look.font}`;
     context.textAlign = "center"; context.textBaseline = "middle";
-    const half = context.measureText(shown).width / 2 + 3;
+    const half = context.measureText(shortened(text)).width / 2 + 3;
     const box = [x - half, y - 9, x + half, y + 9];
-    if (!always && (box[0] < 2 || box[2] > this.width - 2 || box[1] < 2 || box[3] > this.height - 2 || (box[2] > this.width - 52 && box[1] < 120))) return false;
-    if (!always && taken.some((one) => box[0] < one[2] && box[2] > one[0] && box[1] < one[3] && box[3] > one[1])) return false;
+    if (always) return box;
+    if (box[0] < 2 || box[2] > this.width - 2 || box[1] < 2 || box[3] > this.height - 2 || (box[2] > this.width - 52 && box[1] < 120)) return null;
+    return taken.some((one) => box[0] < one[2] && box[2] > one[0] && box[1] < one[3] && box[3] > one[1]) ? null : box;
+  }
+
+  text(context, text, x, y, look, taken, weight, always = false) {
+    const box = this.room(context, text, x, y, look, taken, weight, always);
+    if (!box) return false;
     taken.push(box);
-    context.strokeStyle = look.halo; context.lineWidth = 3.5; context.strokeText(shown, x, y);
-    context.fillStyle = look.ink; context.fillText(shown, x, y);
+    context.strokeStyle = look.halo; context.lineWidth = 5; context.strokeText(shortened(text), x, y);
+    context.fillStyle = look.ink; context.fillText(shortened(text), x, y);
     return true;
   }
 

@@ -1,5 +1,18 @@
 // Where the figures come from.
 
+// What a card is about: its run by name, so that two cards of one kind can be told apart.
+function subtitle(run, what, ...more) {
+  const form = run.spec.scores === "bilinear" ? "bilinear" : null;
+  return el("small", null, [`${what} of `, el("bdi", null, run.model), ...[form, ...more, run.name].filter(Boolean).map((text) => `, ${text}`)]);
+}
+
+// Settings of a map that change what it shows.
+function mapSettings(run) {
+  const { neighbours, symmetrise, quality, resolution } = run.spec;
+  const parts = [isNumber(neighbours) ? `${neighbours} neighbours` : null, symmetrise, quality && isNumber(resolution) ? `${quality} at resolution ${resolution}` : quality];
+  return [...parts, run.name].filter(Boolean).join(", ");
+}
+
 function runsSection(runs) {
   const settings = (spec) => Object.entries(spec).map(([name, value]) => `${name} ${Array.isArray(value) ? (value.length > 6 ? `${value.length} values` : value.join(", ")) : typeof value === "object" && value !== null ? JSON.stringify(value) : value}`).join("; ");
   return el("section", { class: "card" }, el("h2", null, "Runs"),

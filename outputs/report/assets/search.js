@@ -1,4 +1,4 @@
-// Search: a combobox over all tokens. Exact matches first, then beginnings, then anything; #17 is token id 17.
+// Search: a combobox over all tokens. #17 is token 17, before tokens with that text; exact matches, beginnings, anything.
 
 const FOUND = 60;
 
@@ -13,14 +13,14 @@ function searchBox(texts, { onPick, name }) {
 
   function matches(wanted) {
     const byId = /^#(\d+)$/.exec(wanted);
-    if (byId && Number(byId[1]) < texts.length) return [Number(byId[1])];
-    const needle = wanted.toLowerCase(), trimmed = needle.trim(), ranks = [[], [], [], []];
+    const numbered = byId && Number(byId[1]) < texts.length ? [Number(byId[1])] : [];
+    const needle = wanted.toLowerCase(), trimmed = needle.trim(), ranks = [numbered, [], [], [], []];
     if (!needle) return [];
     for (let token = 0; token < folded.length; token++) {
       const text = folded[token];
-      if (!text.includes(trimmed || needle)) continue;
+      if (!text.includes(trimmed || needle) || token === numbered[0]) continue;
       const bare = text.trim();
-      const rank = texts[token] === wanted ? 0 : bare === trimmed ? 1 : bare.startsWith(trimmed) ? 2 : 3;
+      const rank = texts[token] === wanted ? 1 : bare === trimmed ? 2 : bare.startsWith(trimmed) ? 3 : 4;
       if (ranks[rank].length < FOUND) ranks[rank].push(token);
     }
     return ranks.flat().slice(0, FOUND);

@@ -10,7 +10,7 @@ function noteOf(row) {
 async function similaritySection(section, runs) {
   const run = runs[section.run], rows = rowsOf(section.table);
   const card = el("section", { class: "card" },
-    el("h2", null, "Similarity curve", el("small", null, `${section.head || ""} of ${run.model}, run ${run.name}`)),
+    el("h2", null, "Similarity curve", subtitle(run, section.head || "Pairs")),
     el("p", { class: "how" }, el("strong", null, "How to read. "), "Horizontally: cosine similarity of the normalised states of two tokens. Vertically: how much the head prefers that key to the query token itself, score less self score. Above 0, the other token wins; a head that prefers alike but not same rises towards the right."));
   const filled = rows.filter((row) => row.count > 0 && isNumber(row.cosine_low) && isNumber(row.cosine_high));
   const gap = 1.5 * Math.min(...filled.map((row) => row.cosine_high - row.cosine_low), Infinity);

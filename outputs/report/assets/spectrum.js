@@ -41,7 +41,7 @@ function nullChart(row) {
       svg("text", { x: left, y: y - 24 }, label),
       svg("text", { x: width - right, y: y - 24, "text-anchor": "end" }, isNumber(z) ? `z ${figure(z)}` : "z undefined"),
       svg("line", { class: "axis", x1: left, x2: width - right, y1: y, y2: y }),
-      svg("rect", { x: px(mean - 2 * std), y: y - 6, width: Math.max(px(mean + 2 * std) - px(mean - 2 * std), 3), height: 12, rx: 2, fill: variable("--grey"), class: "null" }),
+      svg("rect", { x: px(mean - 2 * std), y: y - 6, width: Math.max(px(mean + 2 * std) - px(mean - 2 * std), 3), height: 12, rx: 2, fill: variable("--grey") }),
       svg("line", { x1: px(mean), x2: px(mean), y1: y - 9, y2: y + 9, stroke: variable("--soft"), "stroke-width": 1.5 }),
       svg("circle", { cx: px(own), cy: y, r: 5.5, fill: KIND_COLOURS[1] }));
     const ownAt = clamp(px(own), 34, width - 34), meanAt = clamp(px(mean), 70, width - 70);

@@ -29,7 +29,7 @@ async function steeringSection(section, runs) {
   const blocks = METHODS.map((method) => methodBlock(method, rows, RESPONSES)).filter(Boolean);
   const others = [...new Set(rows.map((row) => row.method))].filter((name) => name !== "unsteered" && !METHODS.some((one) => one.methods.includes(name)));
   return el("section", { class: "card" },
-    el("h2", null, "Steering", el("small", null, `${section.head || ""} of ${run.model}, run ${run.name}`)),
+    el("h2", null, "Steering", subtitle(run, section.head || "Doses")),
     el("p", { class: "how" }, el("strong", null, "How to read. "), "Each chart is one measure over the whole vocabulary; along the horizontal axis the head is changed more and more. Points are measured, lines only join them."),
     blocks.length ? blocks : el("p", { class: "empty" }, "This run has no dose that a chart can show; the numbers are below."),
     others.length ? el("p", { class: "note" }, `Methods without a chart: ${others.join(", ")}.`) : null,
@@ -75,15 +75,16 @@ function averaged(rows, x, column) {
 
 // Scores between the words of a group, one small picture a condition, all on one scale.
 async function heatmapBlock(heatmap) {
-  const rows = rowsOf(heatmap.table), words = new Map(heatmap.tokens.map((token) => [token.id, token.text]));
-  const conditions = [...new Set(rows.map((row) => row.condition))];
-  const limit = Math.max(...(extent(rows.map((row) => row.score)) || [1]).map(Math.abs)), scale = colourScale("signed", -limit, limit);
+  const { conditions, words, scores } = await readAll(heatmap), names = words.map(tokenLabel), count = words.length;
+  const limit = Math.max(...(extent(scores) || [1]).map(Math.abs)), scale = colourScale("signed", -limit, limit);
   const readline = el("p", { class: "chart readline", "aria-live": "polite" });
-  const blocks = conditions.map((condition) => {
-    const own = rows.filter((row) => row.condition === condition);
-    return matrixView({ title: condition, rowNames: [...words.values()].map(tokenLabel), columnNames: [...words.values()].map(tokenLabel), cell: clamp(Math.floor(250 / words.size), 4, 18), labels: false, scale,
-      values: ((place) => { const ids = [...words.keys()]; const grid = ids.map(() => new Float64Array(ids.length).fill(NaN)); for (const row of own) grid[place.get(row.query_id)][place.get(row.key_id)] = row.score; return grid; })(new Map([...words.keys()].map((id, place) => [id, place]))),
-      describe: (row, column, value) => `${condition}: ${row} to ${column} ${figure(value)} nats`, readline });
+  const labels = count <= 24, cell = clamp(Math.floor(250 / count), labels ? 13 : 4, 18);
+  const blocks = conditions.map((condition, place) => {
+    const values = words.map((_, query) => scores.subarray((place * count + query) * count, (place * count + query + 1) * count));
+    return matrixView({ title: condition, rowNames: names, columnNames: names, values, scale, cell, labels, readline,
+      describe: (row, column, value) => `${condition}: ${isolated(row)} to ${isolated(column)} ${figure(value)} nats` });
   });
-  return el("div", null, el("h3", { class: "method" }, "Words of a group", el("small", null, "query words down, key words across")), el("div", { class: "pictures" }, blocks), readline, scaleLegend(scale, figure, "nats"));
+  return el("div", null, el("h3", { class: "method" }, "Words of a group", el("small", null, "query words down, key words across")),
+    el("p", { class: "note" }, "Point at a cell, or move with the arrow keys in a picture, to read its two words and their score."),
+    el("div", { class: "pictures" }, blocks), readline, scaleLegend(scale, figure, "nats"));
 }

@@ -2,6 +2,7 @@
 
 async function tokensSection(section, runs) {
   const data = await readAll(section), run = runs[section.run];
+  const mapRun = data.map ? runs.find((one) => one.name === data.map.run) : null;
   data.readers = new Readers(data.key_ids, data.size, data.kept);
   data.isSpecial = new Set(data.special);
   data.unit = run.spec.scores === "bilinear" ? "" : "nats";
@@ -18,10 +19,11 @@ async function tokensSection(section, runs) {
   const said = el("p", { class: "visually-hidden", "aria-live": "polite" });
   let view = null;
   function choose(token, { reveal = true, approach = false } = {}) {
-    const inside = panel.contains(document.activeElement);
+    const focused = panel.contains(document.activeElement);
     panel.replaceChildren(...tokenPanel(data, token, { map, onPick: choose, swatch }));
     panel.scrollTop = 0;
-    if (inside) panel.focus();
+    // The button that had the focus is gone; who moves by keyboard goes on from the panel.
+    if (focused) panel.focus({ preventScroll: true });
     panel.dataset.token = token;
     said.textContent = `${tokenLabel(data.texts[token])}, own rank ${whole(data.self_rank[token])}`;
     if (!view) return;
@@ -44,15 +46,16 @@ async function tokensSection(section, runs) {
     left = el("div", null, view.node, legend, el("p", { class: "hint" }, "Drag to pan; the wheel zooms once the map is clicked (or with ", el("kbd", null, "Ctrl"), "). Keys: arrows, ", el("kbd", null, "+"), " ", el("kbd", null, MINUS), " ", el("kbd", null, "0"), ", ", el("kbd", null, "Enter"), " takes the token at the cross, ", el("kbd", null, "Shift"), "+arrow goes to the next token."));
   }
   const card = el("section", { class: "card" },
-    el("h2", null, map ? "Map of the vocabulary" : "Tokens", el("small", null, `${data.head} of ${run.model}, run ${section.map ? section.map.run : run.name}`)),
+    el("h2", null, map ? "Map of the vocabulary" : "Tokens", subtitle(run, data.head, mapRun ? `map: ${mapSettings(mapRun)}` : null)),
     el("p", { class: "how" }, ...howToRead(data, map)),
     tiles(summaryOf(data, map)), bar,
     el("div", { class: map ? "explorer" : "explorer mapless" }, left, panel), said,
     el("p", { class: "note" }, el("strong", null, "Exact: "), `scores (pre-softmax${data.unit ? ", in nats" : ", bilinear form"}), their order and the own rank, over all ${whole(data.size)} keys. `,
       el("strong", null, "Cut: "), `the run keeps the best ${data.stored} keys of each token, this page the best ${data.kept}; \u201cattended by\u201d is counted within those. `,
-      map ? [el("strong", null, "Approximate: "), "places on the map come from a layout of the graph, which draws linked communities together and, inside one, linked tokens; distances have no unit and far apart proves nothing. Communities depend on the resolution and the seed; stability says which memberships are solid. "] : null,
+      map ? [el("strong", null, "Approximate: "), "places on the map: communities near each other are linked, but distances have no unit and far apart proves nothing; within a community the tokens with the most edges stand in the middle, and nothing else is meant. Communities depend on the resolution and the seed; stability says which memberships are solid. "] : null,
       el("strong", null, "Token states: "), `\u201c${run.spec.states}\u201d, each token on its own without the text around it. A middle dot is a space; \\x.. and \\u.. stand for bytes and characters that cannot be shown.`));
   if (isNumber(data.start)) choose(data.start, { reveal: false });
+  card.dataset.which = mapRun ? mapRun.name : run.name;
   return card;
 }
 
@@ -84,7 +87,7 @@ function summaryOf(data, map) {
 async function preparedMap(reference, texts) {
   const map = await readAll(reference);
   map.y = map.y.map((value) => -value);
-  map.names = map.names.map((name) => ({ x: name.x, y: -name.y, texts: name.tokens.map((token) => tokenLabel(texts[token].trim() || texts[token])) }));
+  map.names = map.names.map((name) => ({ x: name.x, y: -name.y, texts: name.tokens.map((token) => isolated(tokenLabel(texts[token].trim() || texts[token]))) }));
   const pointAt = new Int32Array(texts.length).fill(map.token_ids.length);
   map.token_ids.forEach((token, point) => { pointAt[token] = point; });
   map.pointOf = (token) => pointAt[token] < map.token_ids.length ? pointAt[token] : null;

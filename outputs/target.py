@@ -1,0 +1,30 @@
+"""Files that a user names for a job to write, beside the runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def require_replaceable(file: Path, option: str, *, mark: bytes, within: int, kind: str) -> None:
+    """Check that writing a file destroys nothing but an earlier file of its kind.
+
+    Args:
+        file: where it shall be.
+        option: that named it, for the message.
+        mark: bytes that every file of the kind holds.
+        within: how many bytes from its beginning.
+        kind: what the files are called, such as `report`.
+
+    Raises:
+        ValueError: if something else is there, or the folder belongs to a run.
+    """
+    if file.exists():
+        begins = b""
+        if file.is_file():
+            with file.open("rb") as stream:
+                begins = stream.read(within)
+        if mark not in begins:
+            raise ValueError(f"{option} {file} is no {kind} and is left alone; choose another file, or remove it first")
+    for folder in file.resolve().parents:
+        if (folder / "manifest.json").exists():
+            raise ValueError(f"{option} {file} is in {folder}, which holds a run; choose a file outside it")
