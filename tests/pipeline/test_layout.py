@@ -76,6 +76,13 @@ def test_discs_do_not_overlap_and_the_best_linked_stand_in_the_middle() -> None:
     assert np.ptp(place_N2, axis=0).prod() < 8 * len(own)
 
 
+def test_a_hub_does_not_pull_the_map_onto_itself() -> None:
+    own = np.repeat(np.arange(20), 60)
+    links = random_links(np.random.default_rng(0), own, 4) | {(vertex, 1200) for vertex in range(1200)}
+    place_N2 = map_layout(graph_of(links, 1201), np.append(own, 20).astype(np.int32), seed=0)
+    assert (own[apart(place_N2[:1200]).argmin(1)] == own).all()
+
+
 def test_communities_without_links_stay_in_sight() -> None:
     own = np.repeat(np.arange(9), 50)
     place_N2 = map_layout(graph_of(random_links(np.random.default_rng(0), own, 4), 450), own.astype(np.int32), seed=0)
