@@ -26,7 +26,7 @@ _MARGIN = 1.2
 _SPREAD = 1.5
 """Root mean square distance of the discs from the middle at first, as a multiple of the radius of their whole area."""
 
-_GATHER, _ROUNDS = 100, 2000
+_GATHER, _ROUNDS = 100, 600
 """Rounds of pushing discs apart: those that also draw them to the middle, and all at most."""
 
 Int32Array = npt.NDArray[np.int32]
@@ -59,30 +59,33 @@ def map_layout(graph: Graph, community_N: Int32Array, *, seed: int) -> Float32Ar
     placed_N2 = np.empty((len(community_N), 2))
     rim = 0.0
     if linked_N.any():
-        sizes_K = np.bincount(community_N[linked_N])
+        # Isolated vertices are communities too, and stand anywhere among the smallest.
+        disc_N = np.zeros(len(community_N), np.int64)
+        disc_N[linked_N] = np.unique(community_N[linked_N], return_inverse=True)[1]
+        sizes_K = np.bincount(disc_N[linked_N])
         radius_K = _MARGIN * np.sqrt(sizes_K / np.pi)
-        centre_K2 = _part(_centres(graph, community_N, sizes_K, seed), radius_K)
+        centre_K2 = _part(_centres(graph, disc_N, sizes_K, seed), radius_K)
         rim = float((np.hypot(*centre_K2.T) + radius_K).max())
-        placed_N2[linked_N] = centre_K2[community_N[linked_N]] + _sunflowers(graph.degree_N, community_N)[linked_N]
+        placed_N2[linked_N] = centre_K2[disc_N[linked_N]] + _sunflowers(graph.degree_N[linked_N], disc_N[linked_N])
     lone = np.arange(int((~linked_N).sum()))
     placed_N2[~linked_N] = _spiral(lone, np.pi * rim**2 + lone + 0.5)
     return placed_N2.astype(np.float32)
 
 
-def _centres(graph: Graph, community_N: Int32Array, sizes_K: Int64Array, seed: int) -> Float64Array:
+def _centres(graph: Graph, disc_N: Int64Array, sizes_K: Int64Array, seed: int) -> Float64Array:
     """Places of the communities by the links between them, on any scale, [K, 2].
 
     A link's weight is that of all edges between two communities, divided by the geometric mean of their sizes: a large
     community has more edges to everything.
     """
     count = len(sizes_K)
-    ends_E2 = np.sort(community_N[np.stack([graph.source_E, graph.target_E], axis=1)].astype(np.int64), axis=1)
+    ends_E2 = np.sort(disc_N[np.stack([graph.source_E, graph.target_E], axis=1)], axis=1)
     between_E = ends_E2[:, 0] != ends_E2[:, 1]
     pair, place = np.unique(ends_E2[between_E] @ [count, 1], return_inverse=True)
     low, high = pair // count, pair % count
     weight = np.bincount(place, graph.weight_E[between_E]) / np.sqrt(sizes_K[low] * sizes_K[high])
     edges = np.concatenate([np.stack([low, high], 1), np.stack([np.zeros(count - 1, int), np.arange(1, count)], 1)])
-    weights = np.concatenate([weight / weight.max(initial=0.0, where=weight > 0), np.full(count - 1, _FAINT)])
+    weights = np.concatenate([weight / weight.max(initial=0.0), np.full(count - 1, _FAINT)])
     igraph.set_random_number_generator(random.Random(seed))
     try:
         placed = igraph.Graph(n=count, edges=edges).layout_fruchterman_reingold(
@@ -119,13 +122,13 @@ def _part(centre_K2: Float64Array, radius_K: Float64Array) -> Float64Array:
     return place_K2
 
 
-def _sunflowers(degree_N: Int32Array, community_N: Int32Array) -> Float64Array:
-    """Place of each vertex in its community's disc, the highest degree in the middle."""
-    sizes = np.bincount(community_N)
+def _sunflowers(degree_N: Int32Array, disc_N: Int64Array) -> Float64Array:
+    """Place of each vertex in its disc, the highest degree in the middle."""
+    sizes = np.bincount(disc_N)
     before = np.cumsum(sizes) - sizes
-    order_N = np.lexsort((-degree_N, community_N))
+    order_N = np.lexsort((-degree_N, disc_N))
     place_N = np.empty(len(order_N), np.int64)
-    place_N[order_N] = np.arange(len(order_N)) - before[community_N[order_N]]
+    place_N[order_N] = np.arange(len(order_N)) - before[disc_N[order_N]]
     return _spiral(place_N, place_N + 0.5)
 
 

@@ -102,6 +102,17 @@ def test_isolated_vertices_stand_on_the_rim() -> None:
     assert apart(place_N2).min() > 0.3
 
 
+def test_an_isolated_vertex_among_the_smallest_communities_changes_no_other_place() -> None:
+    own = np.concatenate([np.repeat(np.arange(6), 10), [6, 7]])
+    links = random_links(np.random.default_rng(0), own[:60], 3) | {(60, 0), (61, 10)}
+    without = map_layout(graph_of(links, 62), own.astype(np.int32), seed=0)
+    # The isolated vertex bears the name of a community between two others.
+    named = np.concatenate([own[:60], [6, 8, 7]]).astype(np.int32)
+    place_N2 = map_layout(graph_of(links, 63), named, seed=0)
+    np.testing.assert_array_equal(place_N2[:62], without)
+    assert np.linalg.norm(place_N2[62]) > np.linalg.norm(place_N2[:62], axis=1).max()
+
+
 def test_one_community_and_no_edge_have_a_map_too() -> None:
     one = map_layout(graph_of({(0, 1), (1, 2)}, 3), np.zeros(3, np.int32), seed=0)
     assert apart(one).min() > 0.5
