@@ -40,6 +40,11 @@ class Grant:
     MOST_CPUS = 4
     """Threads that a shard of 4096 rows keeps busy; a larger node runs more workers."""
 
+    @property
+    def device(self) -> str:
+        """Where the worker's arrays are computed: `cuda` or `cpu`."""
+        return "cuda" if self.gpus else "cpu"
+
     @classmethod
     def divide(cls, capacity: Capacity, gpus: int | None, *, most_cpus: int = MOST_CPUS) -> Grant:
         """Divide a cluster among workers.

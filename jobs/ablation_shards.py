@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from cluster.executor import Grant
+from jobs.cost import cost_of
 from outputs import schemas_ablation
 from outputs.journal import Receipt
 from outputs.part import Part, write_part
-from outputs.reader import read_parts
+from outputs.reader import list_matrix, read_parts
 from outputs.run import Run
 from outputs.shard import Shard
 from pipeline.ablation import Measured, Measurement, measure_ablated, measure_clean
 from pipeline.components import CLEAN, Component
-from pipeline.forward import PROMPTS_PER_BATCH, Forward, for_batches
+from pipeline.forward import Forward, for_batches, prompt_batches
 from pipeline.passages import Passages
 from pipeline.weights import ModelWeights
 
@@ -60,7 +59,9 @@ def run_clean(
     def batch_of(model: Forward, rows: slice) -> tuple[Measured, dict[Component, np.ndarray]]:
         return measure_clean(model, passages[rows], work.measurement, work.layers)
 
-    done = for_batches(weights, _batches(passages), batch_of, threads=grant.cpus, device=_device(grant))
+    done = for_batches(
+        weights, prompt_batches(len(passages.tokens_PT)), batch_of, threads=grant.cpus, device=grant.device
+    )
     parts = _write(work, shard, [CLEAN], [measured for measured, _ in done], passages)
     if work.kind != "mean":
         return _receipt(grant, shard, digest, parts, started)
@@ -97,21 +98,22 @@ def run_ablated(
     def batch_of(model: Forward, rows: slice) -> Measured:
         return measure_ablated(model, passages[rows], work.measurement, components, kind=work.kind, means=means)
 
-    done = for_batches(weights, _batches(passages), batch_of, threads=grant.cpus, device=_device(grant))
+    done = for_batches(
+        weights, prompt_batches(len(passages.tokens_PT)), batch_of, threads=grant.cpus, device=grant.device
+    )
     return _receipt(grant, shard, digest, _write(work, shard, components, done, passages), started)
 
 
 def read_means(run: Run, parts: Sequence[Part]) -> dict[Component, np.ndarray]:
     """Mean outputs over all passages and positions, float32 [D], from committed sums."""
     table = read_parts(run, [part for part in parts if part.path.startswith("output_sums/")])
-    width = table.schema.field("sum").type.list_size
-    sums_RD = np.asarray(table["sum"].combine_chunks().flatten()).reshape(-1, width)
+    sums_RD = list_matrix(table, "sum")
     totals: dict[Component, np.ndarray] = {}
     counts: dict[Component, int] = {}
     rows = zip(*(table[name].to_pylist() for name in ("kind", "layer", "count")), sums_RD, strict=True)
     for kind, layer, count, sum_D in rows:
         component = Component(kind, layer)
-        totals[component] = totals.get(component, np.zeros(width)) + sum_D
+        totals[component] = totals.get(component, np.zeros(sums_RD.shape[1])) + sum_D
         counts[component] = counts.get(component, 0) + count
     return {component: (total / counts[component]).astype(np.float32) for component, total in totals.items()}
 
@@ -176,11 +178,6 @@ def _write(
     return parts
 
 
-def _batches(passages: Passages) -> list[slice]:
-    count = len(passages.tokens_PT)
-    return [slice(start, min(start + PROMPTS_PER_BATCH, count)) for start in range(0, count, PROMPTS_PER_BATCH)]
-
-
 def _source(shard: Shard) -> str:
     """Where the ablated components lie: none, embeddings, L0, L1, ..."""
     if shard.group.startswith("clean"):
@@ -193,14 +190,4 @@ def _part_name(shard: Shard) -> str:
 
 
 def _receipt(grant: Grant, shard: Shard, digest: str, parts: Sequence[Part], started: float) -> Receipt:
-    measures: dict[str, Any] = {
-        "seconds": round(time.perf_counter() - started, 4),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "device": _device(grant),
-        "cpus": grant.cpus,
-    }
-    return Receipt(shard=shard.name, inputs=digest, parts=tuple(parts), measures=measures)
-
-
-def _device(grant: Grant) -> str:
-    return "cuda" if grant.gpus else "cpu"
+    return Receipt(shard=shard.name, inputs=digest, parts=tuple(parts), measures=cost_of(grant, started))

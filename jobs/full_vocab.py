@@ -150,7 +150,7 @@ class FullVocabJob:
         bounds = shard.bounds
         rows = slice(bounds["start"], bounds["stop"])
         started = time.perf_counter()
-        keys = prepared_keys(digest, inputs.keys_VH, "cuda" if grant.gpus else "cpu")
+        keys = prepared_keys(digest, inputs.keys_VH, grant.device)
         token_ids_R = np.arange(rows.start, rows.stop, dtype=np.int32)
         scores = score_rows(
             inputs.queries_VH[rows], keys, row_ids_R=token_ids_R, k=k, scale=inputs.scale, threads=grant.cpus

@@ -135,8 +135,7 @@ def run_prompts(
     heads: Sequence[Head],
 ) -> tuple[str, tuple[Part, ...], dict[str, Any]]:
     """Score some category prompts in every head; runs on a worker."""
-    device = "cuda" if grant.gpus else "cpu"
-    scores_PC, sums = measure_prompts(weights, prompts, states, heads, threads=grant.cpus, device=device)
+    scores_PC, sums = measure_prompts(weights, prompts, states, heads, threads=grant.cpus, device=grant.device)
     numbers = np.arange(shard.bounds["start"], shard.bounds["stop"], dtype=np.int32)
     columns = [
         pa.array(np.repeat(numbers, len(heads))),
@@ -146,16 +145,15 @@ def run_prompts(
     ]
     table = pa.Table.from_arrays(columns, schema=schemas_heads.PROMPT_SCORES)
     part = write_part(folder, f"prompt_scores/part-{shard.bounds['start'] // PROMPTS_PER_SHARD:05d}.parquet", table)
-    return f"{digest} {device}", (part,), {"fidelity": {kind: sums_C6.tolist() for kind, sums_C6 in sums.items()}}
+    return f"{digest} {grant.device}", (part,), {"fidelity": {kind: sums_C6.tolist() for kind, sums_C6 in sums.items()}}
 
 
 def run_sequences(
     grant: Grant, shard: Shard, digest: str, weights: ModelWeights, sequences: Sequences, layers: Sequence[int]
 ) -> tuple[str, tuple[Part, ...], dict[str, Any]]:
     """Measure one kind of sequences in every head of some layers; runs on a worker."""
-    device = "cuda" if grant.gpus else "cpu"
-    means = measure_sequences(weights, sequences, layers, threads=grant.cpus, device=device)
-    return f"{digest} {device}", (), {"behaviour": {name: mean_LN.tolist() for name, mean_LN in means.items()}}
+    means = measure_sequences(weights, sequences, layers, threads=grant.cpus, device=grant.device)
+    return f"{digest} {grant.device}", (), {"behaviour": {name: mean_LN.tolist() for name, mean_LN in means.items()}}
 
 
 def _digest(weights: str, states: PromptStates) -> str:

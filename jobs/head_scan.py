@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,7 @@ import numpy as np
 from cluster.executor import Executor, Grant
 from jobs.category_prompts import DrawnPrompts
 from jobs.clock import Clock
+from jobs.cost import cost_of
 from jobs.head_prompts import CATEGORY_PROMPTS, HeadPrompts, run_prompts, run_sequences
 from jobs.kin import committed_kin, find_kin, kin_shards
 from jobs.model import Model
@@ -146,6 +146,7 @@ class HeadScanJob:
         )
         self.prompts = HeadPrompts(model, self._heads, self.drawn, seed=spec.seed)
         self._states: TokenStates | None = None
+        self._hashed: tuple[int, np.ndarray, str] | None = None  # the newest layer with its states
 
     def settings(self) -> dict[str, Any]:
         """The settings that change results; words count by the tokens they are."""
@@ -220,8 +221,7 @@ class HeadScanJob:
     def _kin_tasks(
         self, shards: Sequence[Shard], run: Run, executor: Executor, threads: int, clock: Clock
     ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
-        states_VD = self._states_of(shards[0].bounds["layer"], threads)
-        digest = hashlib.sha256(states_VD.data).hexdigest()
+        states_VD, digest = self._states_of(shards[0].bounds["layer"], threads)
         shared = executor.put(unit_states(states_VD, threads=threads))
         clock.lap("token states")
         for shard in shards:
@@ -231,8 +231,7 @@ class HeadScanJob:
         self, shards: Sequence[Shard], run: Run, executor: Executor, threads: int, clock: Clock
     ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
         layer = shards[0].bounds["layer"]
-        states_VD = self._states_of(layer, threads)
-        digest = hashlib.sha256(states_VD.data).hexdigest()
+        states_VD, digest = self._states_of(layer, threads)
         kin_ids_VN = committed_kin(run, self._kin_shards(layer), digest, len(states_VD))
         if kin_ids_VN is None:
             return
@@ -246,11 +245,14 @@ class HeadScanJob:
             factors = bilinear_factors(self.model.checkpoint, head)
             yield shard, (run.folder.resolve(), digest, shared, weights, factors, self.spec.top_k, self.spec.seed)
 
-    def _states_of(self, layer: int, threads: int) -> np.ndarray:
-        """Token states of a layer, taken on from those of the layer before where these are at hand."""
+    def _states_of(self, layer: int, threads: int) -> tuple[np.ndarray, str]:
+        """Token states of a layer and their hash, taken on from those of the layer before where these are at hand."""
         if self._states is None or self._states.layer > layer:
             self._states = self._begin_states(threads)
-        return self._states.advance_to(layer)
+        if self._hashed is None or self._hashed[0] != layer:
+            states_VD = self._states.advance_to(layer)
+            self._hashed = layer, states_VD, hashlib.sha256(states_VD.data).hexdigest()
+        return self._hashed[1:]
 
     def _begin_states(self, threads: int) -> TokenStates:
         return self.model.token_states(self.spec.states, layer=self._heads[-1].layer, threads=threads)
@@ -265,12 +267,7 @@ class HeadScanJob:
         started = time.perf_counter()
         work = _work_of(shard)
         digest, parts, summary = work(grant, shard, *arguments)
-        measures = {
-            "seconds": round(time.perf_counter() - started, 4),
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-            "device": _device(grant),
-            "cpus": grant.cpus,
-        }
+        measures = cost_of(grant, started)
         return Receipt(shard=shard.name, inputs=digest, parts=parts, measures=measures, summary=summary)
 
     def reduce(self, run: Run) -> list[Part]:
@@ -321,7 +318,7 @@ def _scan_head(
     place = shard.bounds["layer"], shard.bounds["head"]
     inputs = head_inputs(weights, layer.states_VD, threads=grant.cpus)
     token_ids_V = np.arange(len(inputs.keys_VH), dtype=np.int32)
-    keys = PreparedKeys(inputs.keys_VH, device=_device(grant))
+    keys = PreparedKeys(inputs.keys_VH, device=grant.device)
     scores = score_rows(inputs.queries_VH, keys, row_ids_R=token_ids_V, k=k, scale=inputs.scale, threads=grant.cpus)
     kin_score_V = kin_scores(inputs.queries_VH, inputs.keys_VH, layer.kin_ids_VN, inputs.scale)
     self_z_V = row_z(scores.self_score_R.astype(np.float64), scores)
@@ -346,7 +343,3 @@ def _scan_head(
         write_part(folder, partition("self", *place, 0), self_table(token_ids_V, scores, kin_score_V)),
     )
     return digest, parts, summary
-
-
-def _device(grant: Grant) -> str:
-    return "cuda" if grant.gpus else "cpu"

@@ -12,7 +12,7 @@ from jobs.full_vocab import ROWS_PER_SHARD
 from jobs.prepared import prepared_keys
 from jobs.tables import kin_table
 from outputs.part import Part, layer_partition, write_part
-from outputs.reader import read_parts
+from outputs.reader import list_matrix, read_parts
 from outputs.run import Run
 from outputs.shard import Shard
 from pipeline.kin import nearest
@@ -52,7 +52,7 @@ def find_kin(grant: Grant, shard: Shard, folder: Path, digest: str, unit_VD: np.
     """
     bounds = shard.bounds
     rows = slice(bounds["start"], bounds["stop"])
-    keys = prepared_keys(f"kin {digest}", unit_VD, "cuda" if grant.gpus else "cpu")
+    keys = prepared_keys(f"kin {digest}", unit_VD, grant.device)
     ids_RN, cosines_RN = nearest(keys, rows, threads=grant.cpus)
     table = kin_table(np.arange(rows.start, rows.stop, dtype=np.int32), ids_RN, cosines_RN)
     return write_part(folder, layer_partition("kin", bounds["layer"], bounds["part"]), table)
@@ -75,6 +75,4 @@ def committed_kin(run: Run, shards: Sequence[Shard], inputs: str, vocab_size: in
         return None
     if not shards:
         return np.empty((vocab_size, 0), np.int32)
-    table = read_parts(run, [part for shard in shards for part in receipts[shard.name].parts])
-    kin = table["kin_ids"].combine_chunks()
-    return np.asarray(kin.flatten()).reshape(len(kin), kin.type.list_size)
+    return list_matrix(read_parts(run, [part for shard in shards for part in receipts[shard.name].parts]), "kin_ids")

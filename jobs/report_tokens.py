@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.report_tables import run_head
-from outputs.reader import read_whole, table_names
+from outputs.reader import list_matrix, read_whole, table_names
 from outputs.report.pack import Pack
 from outputs.run import Run
 from pipeline.vocabulary import printable
@@ -47,7 +47,7 @@ def tokens_section(run: Run, map_run: Run | None, pack: Pack, neighbours: int) -
     tokens = read_whole(run, "tokens").sort_by("token_id")
     top, own = (read_whole(run, name).sort_by("token_id") for name in ("topk", "self"))
     texts = [printable(text.encode()) for text in tokens["text"].to_pylist()]
-    keys_VK = _lists(top, "key_ids")
+    keys_VK = list_matrix(top, "key_ids")
     kept = min(neighbours, keys_VK.shape[1])
     ids_V = top["token_id"].to_numpy()
     if not np.array_equal(ids_V, np.arange(len(texts))):
@@ -62,7 +62,7 @@ def tokens_section(run: Run, map_run: Run | None, pack: Pack, neighbours: int) -
         "texts": pack.texts(texts),
         "special": np.flatnonzero(tokens["is_special"].to_numpy(zero_copy_only=False)).tolist()[:1000],
         "key_ids": pack.ids(keys_VK[:, :kept]),
-        "scores": pack.array(_lists(top, "scores")[:, :kept].astype(np.float32)),
+        "scores": pack.array(list_matrix(top, "scores")[:, :kept].astype(np.float32)),
         "self_rank": pack.ids(own["self_rank"].to_numpy()),
         "self_score": pack.array(own["self_score"].to_numpy()),
         "self_z": pack.array(_numbers(own, "self_z")),
@@ -148,15 +148,6 @@ def spread_colours(centre_C2: np.ndarray, size_C: np.ndarray) -> np.ndarray:
         crowd = np.bincount(colour_C[before] - 1, weights=1 / (away_B + 1e-9), minlength=COLOURS)
         colour_C[place] = 1 + int(crowd.argmin())
     return colour_C
-
-
-def _lists(table: pa.Table, name: str) -> np.ndarray:
-    """A column of lists of one length as a matrix."""
-    column = table[name].combine_chunks()
-    width = column.type.list_size
-    # Not `.values`, which forgets the offset of a slice.
-    values: np.ndarray = column.flatten().to_numpy(zero_copy_only=False)
-    return values.reshape(-1, width)
 
 
 def _numbers(table: pa.Table, name: str) -> np.ndarray:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from outputs import store
-from outputs.reader import read_parts
+from outputs.reader import list_matrix, read_parts
 from outputs.run import Run
 
 
@@ -77,5 +77,4 @@ class SourceRun:
         manifest = self.run.manifest()
         assert manifest is not None, "it was checked"
         table = read_parts(self.run, [part for part in manifest["parts"] if part.path.startswith("topk/")])
-        keys = table.sort_by("token_id")["key_ids"].combine_chunks()
-        return np.asarray(keys.flatten()).reshape(len(keys), keys.type.list_size)
+        return list_matrix(table.sort_by("token_id"), "key_ids")

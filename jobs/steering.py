@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import resource
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ import numpy as np
 
 from cluster.executor import Executor, Grant
 from jobs.clock import Clock
+from jobs.cost import cost_of
 from jobs.kin import committed_kin, find_kin, kin_shards
 from jobs.model import Model
 from jobs.steering_grid import Steering
@@ -23,7 +23,7 @@ from jobs.steering_tables import heatmap_table, samples_table, steered_table, st
 from jobs.tables import row_z, self_table, tokens_table, topk_table
 from outputs.journal import Receipt
 from outputs.part import Part, partition, write_part
-from outputs.reader import read_parts
+from outputs.reader import list_matrix, read_parts
 from outputs.run import Run
 from outputs.shard import Shard
 from pipeline import steering_measures as measures
@@ -243,10 +243,9 @@ class SteeringJob:
         if receipt is None or receipt.inputs != digest:
             return None
         best = [part for part in receipt.parts if part.path.startswith("topk/")]
-        keys = read_parts(run, best)["key_ids"].combine_chunks()
         inputs = head_inputs(self._weights(), self._states(threads), threads=threads)
         return Unsteered(
-            key_ids_VK=np.asarray(keys.flatten()).reshape(len(keys), -1),
+            key_ids_VK=list_matrix(read_parts(run, best), "key_ids"),
             ranks_RV=measures.row_ranks(inputs, self._sample_R, threads=threads),
         )
 
@@ -269,13 +268,8 @@ class SteeringJob:
             parts = (run_in_model(grant, shard, folder, *arguments),)
         else:
             parts = (_draw_heat_maps(grant, folder, *arguments),)
-        cost = {
-            "seconds": round(time.perf_counter() - started, 4),
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-            "device": "cuda" if grant.gpus else "cpu",
-            "cpus": grant.cpus,
-        }
-        return Receipt(shard=shard.name, inputs=digest, parts=parts, measures=cost, summary=summary)
+        measured = cost_of(grant, started)
+        return Receipt(shard=shard.name, inputs=digest, parts=parts, measures=measured, summary=summary)
 
     def reduce(self, run: Run) -> list[Part]:
         """Write the tables of the whole run."""
@@ -310,7 +304,7 @@ def _score_point(
 ) -> tuple[tuple[Part, ...], dict[str, Any]]:
     inputs = head_inputs(weights, grid.states_VD, threads=grant.cpus)
     token_ids_V = np.arange(len(inputs.keys_VH), dtype=np.int32)
-    keys = PreparedKeys(inputs.keys_VH, device="cuda" if grant.gpus else "cpu")
+    keys = PreparedKeys(inputs.keys_VH, device=grant.device)
     # One key more than asked for, so that the k best keys but the token itself are among them.
     count = min(k + 1, len(token_ids_V))
     scores = score_rows(inputs.queries_VH, keys, row_ids_R=token_ids_V, k=count, scale=inputs.scale, threads=grant.cpus)

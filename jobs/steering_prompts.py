@@ -18,7 +18,7 @@ from outputs.part import Part, write_part
 from outputs.reader import read_parts
 from outputs.run import Run
 from outputs.shard import Shard
-from pipeline.forward import PROMPTS_PER_BATCH, Forward, for_batches
+from pipeline.forward import Forward, for_batches, prompt_batches
 from pipeline.head import Head
 from pipeline.projection import HeadWeights
 from pipeline.prompts import CategoryPrompts
@@ -77,8 +77,7 @@ def run_in_model(
         return run_steered(forward, head, steered, prompts[batch])
 
     count = len(prompts.tokens_PT)
-    batches = [slice(start, start + PROMPTS_PER_BATCH) for start in range(0, count, PROMPTS_PER_BATCH)]
-    done = for_batches(model, batches, work, threads=grant.cpus, device="cuda" if grant.gpus else "cpu")
+    done = for_batches(model, prompt_batches(count), work, threads=grant.cpus, device=grant.device)
     names = ("identical_mass", "category_mass", "bos_mass", "loss")
     measured = [np.concatenate([getattr(found, f"{name}_P") for found in done]) for name in names]
     columns = [pa.array(np.arange(count, dtype=np.int32)), *(pa.array(values_P) for values_P in measured)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -93,3 +94,19 @@ def read_parts(run: Run, parts: Sequence[Part]) -> pa.Table:
         Their rows.
     """
     return pa.concat_tables([pq.read_table(run.folder / part.path, partitioning=None) for part in parts])
+
+
+def list_matrix(table: pa.Table, column: str) -> np.ndarray:
+    """A column of lists of one length as a matrix.
+
+    Args:
+        table: the table.
+        column: its column of a fixed-size list type.
+
+    Returns:
+        One row a list.
+    """
+    lists = table[column].combine_chunks()
+    # Not `.values`, which forgets the offset of a slice.
+    values: np.ndarray = lists.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(lists), lists.type.list_size)

@@ -207,6 +207,11 @@ def for_batches(
             _idle.setdefault((weights.key, weights.architecture, device), []).extend(taken)
 
 
+def prompt_batches(count: int) -> list[slice]:
+    """The fixed batches that some prompts are run in, in order."""
+    return [slice(start, min(start + PROMPTS_PER_BATCH, count)) for start in range(0, count, PROMPTS_PER_BATCH)]
+
+
 def forget_models() -> None:
     """Give back the memory of the models that wait for the next call of `for_batches`."""
     with _lock:

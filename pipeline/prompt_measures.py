@@ -14,7 +14,7 @@ import torch
 
 from pipeline.behaviour import Sequences, behaviour_sums
 from pipeline.fidelity import LayerProjection, correlation_sums, rows_of
-from pipeline.forward import PROMPTS_PER_BATCH, Forward, for_batches
+from pipeline.forward import Forward, for_batches, prompt_batches
 from pipeline.head import Head
 from pipeline.prompts import CategoryPrompts
 from pipeline.semantic import semantic_category_scores
@@ -83,9 +83,7 @@ def measure_prompts(
         model.attention_scores(here.tokens_PT, layers, visit)
         return semantic, fidelity
 
-    count = len(prompts.tokens_PT)
-    batches = [slice(start, start + PROMPTS_PER_BATCH) for start in range(0, count, PROMPTS_PER_BATCH)]
-    done = for_batches(weights, batches, work, threads=threads, device=device)
+    done = for_batches(weights, prompt_batches(len(prompts.tokens_PT)), work, threads=threads, device=device)
     scores_PC = np.concatenate(
         [np.stack([semantic[head.layer][:, head.index] for head in heads], axis=1) for semantic, _ in done]
     )
@@ -112,18 +110,16 @@ def measure_sequences(
         Name of a behaviour score -> float64 [L, N], its mean.
     """
 
-    def work(model: Forward, batch: range) -> dict[int, dict[str, np.ndarray]]:
+    def work(model: Forward, batch: slice) -> dict[int, dict[str, np.ndarray]]:
         sums: dict[int, dict[str, np.ndarray]] = {}
 
         def visit(layer: int, scores_PNTT: torch.Tensor) -> None:
-            sums[layer] = behaviour_sums(scores_PNTT, sequences.places, batch)
+            sums[layer] = behaviour_sums(scores_PNTT, sequences.places, range(batch.start, batch.stop))
 
-        model.attention_scores(sequences.tokens_PT[batch.start : batch.stop], layers, visit)
+        model.attention_scores(sequences.tokens_PT[batch], layers, visit)
         return sums
 
-    count = len(sequences.tokens_PT)
-    batches = [range(start, min(start + PROMPTS_PER_BATCH, count)) for start in range(0, count, PROMPTS_PER_BATCH)]
-    done = for_batches(weights, batches, work, threads=threads, device=device)
+    done = for_batches(weights, prompt_batches(len(sequences.tokens_PT)), work, threads=threads, device=device)
     return {
         name: np.stack([np.sum([sums[layer][name] for sums in done], axis=0) for layer in layers]) / len(places)
         for name, places in sequences.places.items()

@@ -16,7 +16,7 @@ from jaxtyping import Float32
 from torch.nn import functional
 
 from pipeline.blocks import for_blocks
-from pipeline.forward import PROMPTS_PER_BATCH, Forward, Hook, for_batches
+from pipeline.forward import Forward, Hook, for_batches, prompt_batches
 from pipeline.layers import attention_after_bos, attention_at_bos, mlp
 from pipeline.prompts import REFERENCE, random_tokens
 from pipeline.weights import ModelWeights, Weights
@@ -152,7 +152,7 @@ def attention_means(
         model.run(batch_PT, hooks, stop_at_layer=layers)
         return sum_LD
 
-    batches = np.split(tokens_PT, range(PROMPTS_PER_BATCH, len(tokens_PT), PROMPTS_PER_BATCH))
+    batches = [tokens_PT[rows] for rows in prompt_batches(len(tokens_PT))]
     total_LD = np.sum(for_batches(weights, batches, sums, threads=threads), axis=0)
     mean_LD: Float32[np.ndarray, "L D"] = (total_LD / (REFERENCE_PROMPTS * length)).astype(np.float32)
     return mean_LD

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from interruptions import Stopping, hashes
+from refusals import refused
 
 from cluster.in_process import InProcessExecutor
 from jobs import similarity as similarity_job
@@ -124,21 +125,7 @@ def test_a_stopped_run_ends_with_the_same_files(random_model: Path, whole: Run, 
 def test_a_bad_request_is_one_line(
     random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], named: list[str]
 ) -> None:
-    refused(random_model, tmp_path, capsys, arguments, named)
-
-
-def refused(
-    model: Path, folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], named: list[str]
-) -> None:
-    out = folder / "runs"
-    code = submit_command(["similarity", "--model", str(model), "--in-process", "--out", str(out), *arguments])
-    error = capsys.readouterr().err
-    assert code == 2
-    assert error.startswith("submit: error: ")
-    assert error.count("\n") == 1
-    for text in named:
-        assert text in error
-    assert not out.exists()
+    refused("similarity", random_model, tmp_path, capsys, arguments, named)
 
 
 def test_the_command_prints_the_curve_and_warns_of_foreign_frequencies(

@@ -13,6 +13,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from interruptions import Stopping, hashes
+from refusals import refused
 from scipy.stats import spearmanr
 
 from cluster.in_process import InProcessExecutor
@@ -381,15 +382,7 @@ def test_prompts_count_only_where_they_are_run(planted_tiny: Path, random_model:
 def test_a_bad_request_is_one_line(
     random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], named: list[str]
 ) -> None:
-    out = tmp_path / "runs"
-    code = submit_command(["steering", "--model", str(random_model), "--in-process", "--out", str(out), *arguments])
-    error = capsys.readouterr().err
-    assert code == 2
-    assert error.startswith("submit: error: ")
-    assert error.count("\n") == 1
-    for text in named:
-        assert text in error
-    assert not out.exists()
+    refused("steering", random_model, tmp_path, capsys, arguments, named)
 
 
 def test_the_command_prints_one_row_a_point_and_reads_a_group(
