@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
 from cluster.executor import Capacity, Failure, Grant, Handle, Item, Outcome, Value
 from cluster.in_process import local_cpus
+from cluster.remote_job import COMMAND, JobState, LostDashboardError, UnknownJobError
 
 # Read when ray is imported: no usage report is sent, and an environment manager around us is not copied to workers.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -153,7 +155,9 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
                 if ":" in self._address:  # Ray itself would try for a minute
                     host, _, port = self._address.rpartition(":")
                     socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-                ray.init(address=self._address, runtime_env={"py_modules": self._packages}, **quiet)
+                # A job whose code a cluster was handed passes that on to its workers by itself.
+                modules = {"py_modules": self._packages} if self._packages else None
+                ray.init(address=self._address, runtime_env=modules, **quiet)
             except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
                 raise ValueError(
                     f"no Ray cluster answers at --address {self._address} ({_first_line(error)}); "
@@ -202,3 +206,157 @@ def _local_gpus() -> int:
     if visible is None:
         return present
     return min(present, len([device for device in visible.split(",") if device.strip() not in ("", "-1")]))
+
+
+_ANSWER_SECONDS = 60.0
+"""How long a dashboard that answered once may take for an answer."""
+
+
+class Dashboard:
+    """A cluster's Jobs API; see `cluster.remote_job.JobsApi`.
+
+    Args:
+        address: `http://` or `https://` URL of the head's dashboard.
+
+    Raises:
+        ValueError: if no dashboard answers there, or it does not let us in.
+    """
+
+    def __init__(self, address: str) -> None:
+        from ray.job_submission import JobSubmissionClient  # noqa: TID251 - few commands need it
+
+        class Client(JobSubmissionClient):
+            """Ray's client, which would wait for an answer for ever."""
+
+            answer_seconds = _CONNECT_SECONDS
+
+            def _do_request(self, *arguments: Any, **more: Any) -> Any:
+                return super()._do_request(*arguments, timeout=(_CONNECT_SECONDS, self.answer_seconds), **more)
+
+        self._address = address
+        for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+            logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
+        try:
+            with self._answers(), _only_address(address):
+                self._client = Client(address)
+        except (ConnectionError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"no Ray dashboard answers at --address {address} ({_first_line(error)}); give the URL of the head's "
+                "dashboard, such as http://localhost:8265 through 'ssh -L 8265:localhost:8265 HEAD'"
+            ) from error
+        Client.answer_seconds = _ANSWER_SECONDS
+
+    def submit(self, job_id: str, entrypoint: str, folder: Path, metadata: Mapping[str, str]) -> None:
+        """Send a folder, and run a shell command in it.
+
+        Raises:
+            LostDashboardError: if the cluster does not take the job, or cannot be asked any more.
+        """
+        with self._answers():
+            self._client.submit_job(
+                submission_id=job_id,
+                entrypoint=entrypoint,
+                runtime_env={"working_dir": str(folder)},
+                metadata=dict(metadata),
+            )
+
+    def state(self, job_id: str) -> JobState:
+        """Where a job stands.
+
+        Raises:
+            UnknownJobError: if there is none of this id.
+        """
+        with self._answers():
+            return _job_state(self._client.get_job_info(job_id))
+
+    def states(self) -> list[JobState]:
+        """Where every job stands that was submitted through the API."""
+        with self._answers():
+            return [_job_state(details) for details in self._client.list_jobs() if details.submission_id]
+
+    def log(self, job_id: str) -> str:
+        """All of a job's log."""
+        with self._answers():
+            return str(self._client.get_job_logs(job_id))
+
+    def tail(self, job_id: str, pause: float) -> Generator[str]:
+        """A job's log from its beginning, as it comes; an empty text after `pause` seconds without any."""
+        with self._answers(), closing(asyncio.new_event_loop()) as loop:
+            pieces: Any = self._client.tail_job_logs(job_id)
+            coming: asyncio.Future[str] | None = None
+            try:
+                while True:
+                    coming = coming or asyncio.ensure_future(anext(pieces), loop=loop)
+                    arrived, _ = loop.run_until_complete(asyncio.wait([coming], timeout=pause))
+                    if not arrived:
+                        yield ""
+                        continue
+                    try:
+                        piece = coming.result()
+                    except StopAsyncIteration:
+                        return
+                    coming = None
+                    yield piece
+            finally:
+                if coming is not None:
+                    coming.cancel()
+                    loop.run_until_complete(asyncio.wait([coming]))
+                loop.run_until_complete(pieces.aclose())
+
+    def stop(self, job_id: str) -> bool:
+        """Ask a job to stop; whether it was running.
+
+        Raises:
+            UnknownJobError: if there is none of this id.
+        """
+        with self._answers():
+            return bool(self._client.stop_job(job_id))
+
+    @contextmanager
+    def _answers(self) -> Iterator[None]:
+        """Give Ray's errors names, and what a user can do about them."""
+        import aiohttp
+        from ray.exceptions import AuthenticationError  # noqa: TID251
+
+        try:
+            yield
+        except AuthenticationError as error:
+            answer = _first_line(error).partition(":")[0]
+            known = {"Authentication required": "none was sent", "Authentication failed": "it is not the one sent"}
+            raise ValueError(
+                f"the dashboard at {self._address} asks for the cluster's token ({known.get(answer, 'none is here')}); "
+                "set RAY_AUTH_MODE=token, and put the token into RAY_AUTH_TOKEN or ~/.ray/auth_token"
+            ) from error
+        except (OSError, RuntimeError, aiohttp.ClientError) as error:
+            if "status code 404" in str(error):
+                raise UnknownJobError(f"the cluster at {self._address} has no such job") from error
+            raise LostDashboardError(_first_line(error)) from error
+
+
+@contextmanager
+def _only_address(address: str) -> Iterator[None]:
+    """Make Ray's client take an address, which it lets RAY_API_SERVER_ADDRESS and RAY_ADDRESS override."""
+    name = "RAY_API_SERVER_ADDRESS"
+    before = os.environ.get(name)
+    os.environ[name] = address
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _job_state(details: Any) -> JobState:
+    """Ray's description of a job as our own."""
+    return JobState(
+        job_id=details.submission_id or details.job_id,
+        status=str(details.status.value),
+        entrypoint=details.entrypoint,
+        command=(details.metadata or {}).get(COMMAND),
+        started=details.start_time / 1000 if details.start_time else None,
+        ended=details.end_time / 1000 if details.end_time else None,
+        exit_code=details.driver_exit_code,
+        message=details.message or "",
+    )

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -37,6 +38,16 @@ def local_folder(out: str) -> Path:
     return Path(out).expanduser()
 
 
+def our_packages() -> tuple[ModuleType, ...]:
+    """What workers of another cluster need of us."""
+    import cluster
+    import jobs
+    import outputs
+    import pipeline
+
+    return cluster, jobs, outputs, pipeline
+
+
 class Session:
     """Submits a job with the command line's common options.
 
@@ -55,10 +66,10 @@ class Session:
     def __init__(
         self, *, out: str, gpus: int | None, address: str | None, in_process: bool, seed: int, quiet: bool
     ) -> None:
-        if address is not None and in_process:
-            raise ValueError(f"--address {address} and --in-process exclude each other; leave one out")
         if address is not None and "://" in address:
-            raise ValueError(f"--address {address} is a URL; join a cluster from one of its nodes: auto or host:port")
+            raise ValueError(
+                f"--address {address} is no cluster; give auto, host:port or the dashboard's http://host:8265"
+            )
         self._out = local_folder(out)
         self._gpus = gpus
         self._address = address
@@ -168,9 +179,6 @@ class Session:
 
         if self._address is None:
             return RayExecutor()
-        import cluster
-        import jobs
-        import outputs
-        import pipeline
+        from outputs.provenance import is_copy
 
-        return RayExecutor(self._address, packages=(cluster, jobs, outputs, pipeline))
+        return RayExecutor(self._address, packages=() if is_copy() else our_packages())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import socket
@@ -27,6 +28,11 @@ PACKAGES = (
     "transformer_lens",
 )
 
+NOTE = "qkatlas-package.json"
+"""File beside a copy of the code that has no .git: the version and the commit of what was copied."""
+
+_ROOT = Path(__file__).resolve().parent.parent
+
 
 def provenance(argv: Sequence[str], **more: Any) -> dict[str, Any]:
     """Describe how a run was made.
@@ -45,10 +51,29 @@ def provenance(argv: Sequence[str], **more: Any) -> dict[str, Any]:
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: version for name in PACKAGES if (version := _version(name))},
-        "code": _git_state(Path(__file__).resolve().parent.parent),
+        "versions": {name: version for name in PACKAGES if (version := _version(name))} | _note().get("versions", {}),
+        "code": _code_state(),
         **more,
     }
+
+
+def is_copy() -> bool:
+    """Whether this code is a copy that was sent to a cluster with a job."""
+    return (_ROOT / NOTE).exists()
+
+
+def note() -> str:
+    """What a copy of this code needs in its `NOTE` to tell later where it came from: a JSON object."""
+    version = _note().get("versions", {}).get("qkatlas") or _version("qkatlas")
+    return json.dumps({"versions": {"qkatlas": version} if version else {}, "code": _code_state()})
+
+
+def _note() -> dict[str, Any]:
+    return dict(json.loads((_ROOT / NOTE).read_text(encoding="utf-8"))) if is_copy() else {}
+
+
+def _code_state() -> dict[str, Any] | None:
+    return _note()["code"] if is_copy() else _git_state(_ROOT)
 
 
 def _version(package: str) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from jobs.commands.options import RunOptions, prompt_options, read_category_words, run_options
+from jobs.commands.options import InputFile, RunOptions, prompt_options, read_category_words, run_options
 
 
 @click.command("ablation")
@@ -31,6 +31,7 @@ from jobs.commands.options import RunOptions, prompt_options, read_category_word
 )
 @click.option(
     "--text",
+    type=InputFile(),
     default=None,
     metavar="FILE",
     help="Text to take the loss on, in windows of --length tokens after BOS.  [default: the prompts]",
@@ -43,11 +44,11 @@ def ablation(
     layers: str | None,
     kind: str,
     loss: bool,
-    text: str | None,
+    text: Path | None,
     head: str | None,
     prompts: int,
     length: int | None,
-    categories: str | None,
+    categories: Path | None,
     options: RunOptions,
 ) -> int:
     """Ablate every component and every head, and measure the heads above: what does a behaviour rest on?"""
@@ -82,7 +83,7 @@ def ablation(
     return session.report(result, lambda: causes(result.run, shown), tables, query)
 
 
-def _read_text(text: str | None) -> str | None:
+def _read_text(text: Path | None) -> str | None:
     """The content of `--text`; None where it was not given.
 
     Raises:
@@ -91,7 +92,7 @@ def _read_text(text: str | None) -> str | None:
     if text is None:
         return None
     try:
-        return Path(text).read_bytes().decode("utf-8-sig")
+        return text.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ValueError(f"--text {text} cannot be read ({reason}); give a file of UTF-8 text") from error

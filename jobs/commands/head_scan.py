@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from jobs.commands.options import RunOptions, prompt_options, read_category_words, run_options, scoring_options
@@ -26,7 +28,7 @@ def head_scan(
     scores: str,
     prompts: int,
     length: int | None,
-    categories: str | None,
+    categories: Path | None,
     options: RunOptions,
 ) -> int:
     """Scan every head: self statistics, kin and spectrum over the whole vocabulary, and behaviour on prompts."""

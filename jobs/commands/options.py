@@ -17,16 +17,35 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+class InputFile(click.Path):
+    """A file of this machine that a job reads: it travels with a job that is handed to a cluster."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, readable=False)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SessionOptions:
     """The options of a job that needs neither a model nor GPUs, as they were given."""
 
     out: str
     address: str | None
+    detach: bool
     in_process: bool
     seed: int
     quiet: bool
     gpus: int | None = 0
+
+    def __post_init__(self) -> None:
+        if self.address is not None and self.in_process:
+            raise ValueError(f"--address {self.address} and --in-process exclude each other; leave one out")
+        if self.detach and not self.is_remote:
+            raise ValueError("--detach leaves a job to a cluster; give --address http://HEAD:8265 too, or drop it")
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether `--address` is a dashboard, whose cluster runs the whole command."""
+        return self.address is not None and self.address.startswith(("http://", "https://"))
 
     def session(self) -> Session:
         """A session with these options.
@@ -105,12 +124,12 @@ def prompt_options(command: Any) -> Any:
                      help="Prompts of category words."),
         click.option("--length", type=int, default=None, metavar="N",
                      help="Words in a prompt.  [default: 64, or as many as the model reads]"),
-        click.option("--categories", default=None, metavar="FILE",
+        click.option("--categories", type=InputFile(), default=None, metavar="FILE",
                      help="CSV of words, one category a row.  [default: 64 categories of our own]"),
     )  # fmt: skip
 
 
-def read_category_words(categories: str | None) -> tuple[tuple[str, ...], ...] | None:
+def read_category_words(categories: Path | None) -> tuple[tuple[str, ...], ...] | None:
     """The words of `--categories`; None where it was not given.
 
     Raises:
@@ -118,7 +137,7 @@ def read_category_words(categories: str | None) -> tuple[tuple[str, ...], ...] |
     """
     from pipeline.categories import read_words
 
-    return None if categories is None else tuple(map(tuple, read_words(Path(categories))))
+    return None if categories is None else tuple(map(tuple, read_words(categories)))
 
 
 def frequency_options(default: int | None) -> Callable[[Any], Any]:
@@ -145,7 +164,7 @@ def frequency_options(default: int | None) -> Callable[[Any], Any]:
 
         return _add(
             collected,
-            click.option("--frequencies", type=click.Path(path_type=Path), default=None, metavar="CSV",
+            click.option("--frequencies", type=InputFile(), default=None, metavar="CSV",
                          help="Take the tokens of this list only: columns token,id,count.  [default: all tokens]"),
             click.option("--most-frequent", type=int, default=None, metavar="N",
                          help=f"How many of them, the most frequent first.  [default: {default or 'all'}]"),
@@ -157,7 +176,9 @@ def frequency_options(default: int | None) -> Callable[[Any], Any]:
 _SESSION_OPTIONS = (
     out_option,
     click.option("--address", default=None, metavar="ADDRESS",
-                 help="Ray cluster to join: auto or host:port.  [default: one of this machine's own]"),
+                 help="Ray cluster to join: auto or host:port. A dashboard, http://HEAD:8265: hand the command to its "
+                 "cluster and show the log.  [default: a cluster of this machine's own]"),
+    click.option("--detach", is_flag=True, help="With a dashboard: print the job's id and leave it to the cluster."),
     click.option("--in-process", is_flag=True, help="Run without Ray, in this process (for debugging)."),
     click.option("--seed", type=int, default=0, show_default=True, metavar="N",
                  help="Seed of whatever a job draws at random; full-vocab draws nothing."),
@@ -186,7 +207,12 @@ def _collected(command: Callable[..., Any], kind: type[SessionOptions]) -> Calla
     @functools.wraps(command)
     def collected(**given: Any) -> Any:
         common = {field.name: given.pop(field.name) for field in fields(kind) if field.name in given}
-        return command(options=kind(**common), **given)
+        options = kind(**common)
+        if options.is_remote:
+            from jobs.commands.handover import hand_over
+
+            return hand_over(options, click.get_current_context())
+        return command(options=options, **given)
 
     return collected
 

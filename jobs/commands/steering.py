@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.commands.options import RunOptions, run_options, scoring_options
+from jobs.commands.options import InputFile, RunOptions, run_options, scoring_options
 
 if TYPE_CHECKING:
     from jobs.model import Model
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option("--sample", type=int, default=256, show_default=True, metavar="N", help="Rows for rank correlations.")
 @click.option(
     "--group",
-    type=click.Path(path_type=Path),
+    type=InputFile(),
     default=None,
     metavar="FILE",
     help="Tokens of the heat maps, one a line.  [default: the published group]",
