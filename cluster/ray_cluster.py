@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -240,9 +241,11 @@ class Dashboard:
             with self._answers(), _only_address(address):
                 self._client = Client(address)
         except (ConnectionError, KeyError, TypeError) as error:
+            reason = _first_line(error).partition(". ")[0].rstrip(".")
             raise ValueError(
-                f"no Ray dashboard answers at --address {address} ({_first_line(error)}); give the URL of the head's "
-                "dashboard, such as http://localhost:8265 through 'ssh -L 8265:localhost:8265 HEAD'"
+                f"no Ray dashboard answers at --address {address} ({reason}); "
+                "give the URL of the head's dashboard, such as http://localhost:8265 through "
+                "'ssh -L 8265:localhost:8265 HEAD'"
             ) from error
         Client.answer_seconds = _ANSWER_SECONDS
 
@@ -266,7 +269,9 @@ class Dashboard:
         Raises:
             UnknownJobError: if there is none of this id.
         """
-        with self._answers():
+        with self._answers(job_id):
+            if not re.fullmatch(r"[\w.-]*[\w-]", job_id):  # it becomes a part of a URL
+                raise UnknownJobError(f"{job_id!r} is no id of a job; list these with: submit jobs")
             return _job_state(self._client.get_job_info(job_id))
 
     def states(self) -> list[JobState]:
@@ -309,11 +314,11 @@ class Dashboard:
         Raises:
             UnknownJobError: if there is none of this id.
         """
-        with self._answers():
+        with self._answers(job_id):
             return bool(self._client.stop_job(job_id))
 
     @contextmanager
-    def _answers(self) -> Iterator[None]:
+    def _answers(self, job_id: str = "") -> Iterator[None]:
         """Give Ray's errors names, and what a user can do about them."""
         import aiohttp
         from ray.exceptions import AuthenticationError  # noqa: TID251
@@ -328,8 +333,10 @@ class Dashboard:
                 "set RAY_AUTH_MODE=token, and put the token into RAY_AUTH_TOKEN or ~/.ray/auth_token"
             ) from error
         except (OSError, RuntimeError, aiohttp.ClientError) as error:
-            if "status code 404" in str(error):
-                raise UnknownJobError(f"the cluster at {self._address} has no such job") from error
+            if job_id and "status code 404" in str(error):
+                raise UnknownJobError(
+                    f"the cluster at {self._address} knows no job {job_id}; list its jobs with: submit jobs --all"
+                ) from error
             raise LostDashboardError(_first_line(error)) from error
 
 

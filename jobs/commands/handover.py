@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -167,7 +168,7 @@ def follow_to_end(dashboard: Dashboard, job_id: str, address: str) -> int:
         address: of the cluster, for what to do next.
 
     Returns:
-        The job's exit code; 1 if it has none or the cluster is lost, 130 for an interrupt.
+        The job's exit code; 1 if it has none or the cluster is lost, 130 if the reader goes before the job ends.
     """
     from cluster.remote_job import LostDashboardError, follow
 
@@ -176,7 +177,9 @@ def follow_to_end(dashboard: Dashboard, job_id: str, address: str) -> int:
         state = follow(dashboard, job_id, lambda text: click.echo(text, nl=False))
     except LostDashboardError as error:
         return say(f"error: {address} answers no more ({error}); job {job_id} may go on, {again}", INCOMPLETE)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError) as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return say(f"job {job_id} goes on; {again}, or end it with: {_how('stop', job_id, address)}", INTERRUPTED)
     return _end(state)
 
@@ -211,9 +214,10 @@ def _submit(dashboard: Dashboard, job_id: str, entrypoint: str, command: str, pa
         size = package.write(Path(folder))
         try:
             dashboard.submit(job_id, entrypoint, Path(folder), {COMMAND: command})
-        except LostDashboardError as error:
+        except (LostDashboardError, KeyboardInterrupt) as error:
             raise ValueError(
-                f"the cluster did not say that it took job {job_id} ({error}); look with submit jobs, then try again"
+                f"the cluster did not confirm that it took job {job_id} ({error or 'interrupted'}); look with submit "
+                "jobs, then try again"
             ) from error
     return size
 

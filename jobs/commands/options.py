@@ -30,11 +30,11 @@ class SessionOptions:
 
     out: str
     address: str | None
-    detach: bool
     in_process: bool
     seed: int
     quiet: bool
     gpus: int | None = 0
+    detach: bool = False
 
     def __post_init__(self) -> None:
         if self.address is not None and self.in_process:
