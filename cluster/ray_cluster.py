@@ -238,10 +238,10 @@ class Dashboard:
         for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
             logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
         try:
-            with self._answers(), _only_address(address):
+            with _only_address(address), self._answers():
                 self._client = Client(address)
-        except (ConnectionError, KeyError, TypeError) as error:
-            reason = _first_line(error).partition(". ")[0].rstrip(".")
+        except (LostDashboardError, KeyError, TypeError) as error:
+            reason = _first_line(error.__cause__ or error).partition(". ")[0].rstrip(".")
             raise ValueError(
                 f"no Ray dashboard answers at --address {address} ({reason}); "
                 "give the URL of the head's dashboard, such as http://localhost:8265 through "
@@ -308,14 +308,14 @@ class Dashboard:
                     loop.run_until_complete(asyncio.wait([coming]))
                 loop.run_until_complete(pieces.aclose())
 
-    def stop(self, job_id: str) -> bool:
-        """Ask a job to stop; whether it was running.
+    def stop(self, job_id: str) -> None:
+        """Ask a job to stop; it takes some seconds.
 
         Raises:
             UnknownJobError: if there is none of this id.
         """
         with self._answers(job_id):
-            return bool(self._client.stop_job(job_id))
+            self._client.stop_job(job_id)
 
     @contextmanager
     def _answers(self, job_id: str = "") -> Iterator[None]:
@@ -337,7 +337,10 @@ class Dashboard:
                 raise UnknownJobError(
                     f"the cluster at {self._address} knows no job {job_id}; list its jobs with: submit jobs --all"
                 ) from error
-            raise LostDashboardError(_first_line(error)) from error
+            raise LostDashboardError(
+                f"the dashboard at {self._address} does not answer as it should ({_first_line(error)}); look at the "
+                "head, or try again"
+            ) from error
 
 
 @contextmanager

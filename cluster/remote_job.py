@@ -23,8 +23,8 @@ class UnknownJobError(ValueError):
     """A cluster has no such job."""
 
 
-class LostDashboardError(ConnectionError):
-    """A dashboard that answered before does so no more."""
+class LostDashboardError(ValueError):
+    """A dashboard that answered before does so no more, or answers with an error of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)

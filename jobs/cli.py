@@ -17,7 +17,7 @@ from jobs.commands.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, INTERRUPTED,
 from jobs.commands.full_vocab import full_vocab
 from jobs.commands.head_scan import head_scan
 from jobs.commands.planted import model
-from jobs.commands.remote import jobs, logs, stop
+from jobs.commands.remote import list_jobs, logs, stop
 from jobs.commands.report import report
 from jobs.commands.similarity import similarity
 from jobs.commands.steering import steering
@@ -89,6 +89,6 @@ def submit() -> None:
 for command in (
     *(full_vocab, head_scan, ablation, steering, similarity, communities, report),
     *(runs, status, verify, model),
-    *(jobs, logs, stop),
+    *(list_jobs, logs, stop),
 ):
     submit.add_command(command)

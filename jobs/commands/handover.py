@@ -170,13 +170,18 @@ def follow_to_end(dashboard: Dashboard, job_id: str, address: str) -> int:
     Returns:
         The job's exit code; 1 if it has none or the cluster is lost, 130 if the reader goes before the job ends.
     """
-    from cluster.remote_job import LostDashboardError, follow
+    from cluster.remote_job import LostDashboardError, UnknownJobError, follow
 
     again = f"see it with: {_how('logs', job_id, address)} --follow"
     try:
         state = follow(dashboard, job_id, lambda text: click.echo(text, nl=False))
     except LostDashboardError as error:
-        return say(f"error: {address} answers no more ({error}); job {job_id} may go on, {again}", INCOMPLETE)
+        return say(f"error: job {job_id} may go on, but {error}; then {again}", INCOMPLETE)
+    except UnknownJobError:
+        return say(
+            f"error: the cluster at {address} has lost job {job_id}, as a head does that starts anew; submit it again",
+            INCOMPLETE,
+        )
     except (KeyboardInterrupt, BrokenPipeError) as error:
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -216,8 +221,7 @@ def _submit(dashboard: Dashboard, job_id: str, entrypoint: str, command: str, pa
             dashboard.submit(job_id, entrypoint, Path(folder), {COMMAND: command})
         except (LostDashboardError, KeyboardInterrupt) as error:
             raise ValueError(
-                f"the cluster did not confirm that it took job {job_id} ({error or 'interrupted'}); look with submit "
-                "jobs, then try again"
+                f"the cluster did not confirm job {job_id} ({error or 'interrupted'}); look for it with submit jobs"
             ) from error
     return size
 

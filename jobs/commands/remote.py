@@ -32,7 +32,7 @@ def _address_option(command: Callable[..., Any]) -> Any:
 @click.command("jobs")
 @_address_option
 @click.option("--all", "everyone", is_flag=True, help="Also jobs that were not submitted by this command.")
-def jobs(address: str | None, everyone: bool) -> None:
+def list_jobs(address: str | None, everyone: bool) -> None:
     """List the jobs that a cluster was handed, the latest last."""
     states = [state for state in open_dashboard(address).states() if everyone or state.command is not None]
     if not states:
@@ -65,9 +65,10 @@ def stop(job_id: str, address: str | None) -> int:
     """Stop a job; what it committed is kept."""
     dashboard = open_dashboard(address)
     state = dashboard.state(job_id)
-    if state.has_ended or not dashboard.stop(job_id):
-        click.echo(f"{job_id} has ended before: {dashboard.state(job_id).status}")
+    if state.has_ended:
+        click.echo(f"{job_id} has ended before: {state.status}")
         return COMPLETE
+    dashboard.stop(job_id)
     deadline = time.monotonic() + _STOP_SECONDS
     while not (state := dashboard.state(job_id)).has_ended:
         if time.monotonic() > deadline:

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +57,7 @@ class Head:
 
     def run(self, *arguments: object, **environment: str) -> tuple[int, str, str]:
         process = self.start(*arguments, **environment)
-        printed, error = process.communicate(timeout=90)
+        printed, error = process.communicate(timeout=300)
         return process.returncode, printed, error
 
     def submit(self, job: str, out: Path, *arguments: object, **environment: str) -> tuple[int, str, str]:
@@ -69,6 +71,16 @@ def free_ports() -> dict[str, int]:
     for opened in sockets.values():
         opened.close()
     return ports
+
+
+def answers(address: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{address}/api/version", timeout=5).close()
+    except urllib.error.HTTPError as error:
+        return error.code == 401  # it asks for the token
+    except OSError:
+        return False
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +109,10 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             user |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
             head = Head(f"http://127.0.0.1:{ports['dashboard-port']}", f"127.0.0.1:{ports['port']}", user)
             deadline = time.monotonic() + 60
-            while head.run("jobs", "--address", head.address)[0] != 0:
+            while not answers(head.address):
                 assert process.poll() is None, "the head did not start"
                 assert time.monotonic() < deadline, "the dashboard did not start"
+                time.sleep(0.2)
             yield head
         finally:
             process.terminate()
@@ -115,6 +128,12 @@ def only_run(out: Path) -> Run:
     return run
 
 
+def submit_here(job: str, model: Path, out: Path, *arguments: object) -> None:
+    """Submit the same job without a cluster."""
+    request = [job, "--model", model, "--out", out, "--in-process", "--quiet", *arguments]
+    assert run([str(argument) for argument in request]) == 0
+
+
 def test_a_cluster_runs_the_same_job_from_the_code_that_was_sent(
     head: Head, planted_tiny: Path, tmp_path: Path
 ) -> None:
@@ -126,8 +145,7 @@ def test_a_cluster_runs_the_same_job_from_the_code_that_was_sent(
     assert re.fullmatch(rf"job qkatlas-full-vocab-\w+ is with {head.address} \(0\.\d MB sent\)\n", error)
     assert not Path(head.user["QKATLAS_CACHE"]).exists()  # the model is opened by the cluster alone
 
-    here = ("full-vocab", "--model", planted_tiny, "--out", tmp_path / "here", "--shards", "4", "--top-k", "7")
-    assert head.run(*here, "--in-process")[0] == 0
+    submit_here("full-vocab", planted_tiny, tmp_path / "here", "--shards", "4", "--top-k", "7")
     there, expected = only_run(tmp_path / "there"), only_run(tmp_path / "here")
     assert there.folder.name == expected.folder.name
     assert hashes(there) == hashes(expected)
@@ -136,38 +154,29 @@ def test_a_cluster_runs_the_same_job_from_the_code_that_was_sent(
     assert manifest is not None
     assert "/_ray_pkg_" in manifest["provenance"]["argv"][0]
     assert manifest["provenance"]["code"] == json.loads(note())["code"]
-    assert manifest["provenance"]["versions"] | json.loads(note())["versions"] == manifest["provenance"]["versions"]
-
-    assert head.submit("full-vocab", tmp_path / "there", "--top-k", "7", "--quiet") == (0, "", "")
+    assert manifest["provenance"]["versions"].items() >= json.loads(note())["versions"].items()
 
 
-def test_failures_and_refusals_arrive_as_they_are(head: Head, tmp_path: Path) -> None:
+def test_failures_and_refusals_arrive_as_they_are(head: Head, planted_tiny: Path, tmp_path: Path) -> None:
     code, printed, _ = head.submit("full-vocab", tmp_path / "runs", "--head", "L99H0")
     assert code == 2
     assert "submit: error: head L99H0 is outside the model" in printed
     assert not (tmp_path / "runs").exists()
 
-    # A file where the run's first table should be.
-    folder = only_run_folder(tmp_path)
-    (tmp_path / "runs" / folder).mkdir(parents=True)
-    (tmp_path / "runs" / folder / "topk").touch()
+    submit_here("full-vocab", planted_tiny, tmp_path / "here")
+    folder = tmp_path / "runs" / only_run(tmp_path / "here").folder.name
+    folder.mkdir(parents=True)
+    (folder / "topk").touch()  # a file where the run's first table should be
     code, printed, _ = head.submit("full-vocab", tmp_path / "runs", "--shards", "2")
     assert code == 1
     assert printed.count("was not computed: NotADirectoryError") == 2
     assert "2 shards failed" in printed
-    failures = (tmp_path / "runs" / folder / "_state/failures.log").read_text()
+    failures = (folder / "_state/failures.log").read_text()
     assert re.search(r"/_ray_pkg_\w+/jobs/full_vocab\.py", failures)  # workers run what was sent, too
 
 
-def only_run_folder(tmp_path: Path) -> str:
-    """Name of the run of a plain full-vocab request."""
-    assert run(["full-vocab", "--model", "planted-tiny", "--in-process", "--quiet", "--out", str(tmp_path / "x")]) == 0
-    return only_run(tmp_path / "x").folder.name
-
-
-def test_a_detached_job_is_listed_followed_stopped_and_resumed(head: Head, tmp_path: Path) -> None:
-    long = ("full-vocab", tmp_path, "--shards", "1024")
-    code, printed, error = head.submit(*long, "--detach")
+def test_a_detached_job_is_listed_followed_and_stopped(head: Head, tmp_path: Path) -> None:
+    code, printed, error = head.submit("full-vocab", tmp_path, "--shards", "1024", "--detach")
     assert code == 0
     job = printed.removesuffix("\n")
     assert re.fullmatch(r"qkatlas-full-vocab-\w+", job)
@@ -199,41 +208,31 @@ def test_a_detached_job_is_listed_followed_stopped_and_resumed(head: Head, tmp_p
     assert left.state == "incomplete"
     assert 0 < left.done < 1024
 
-    code, printed, _ = head.submit(*long)
-    assert code == 0
-    assert f"{left.done} of 1024 shards are there already" in printed
-
 
 def test_files_that_options_name_travel(head: Head, planted_tiny: Path, tmp_path: Path) -> None:
     texts = list(json.loads((planted_tiny / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])
     counts = tmp_path / "it's $(touch here); a list.csv"
-    rows = [f"{token_id},{1000 - token_id},x" for token_id in range(0, len(texts), 7)]
+    rows = [f"{token_id},{2000 - token_id},x" for token_id in range(0, len(texts), 7)]
     counts.write_text("id,count,token\n" + "\n".join(rows))
     options = ("--frequencies", counts, "--most-frequent", "50", "--bins", "8")
-    code, printed, error = head.submit("similarity", tmp_path / "there", *options)
-    assert code == 0, printed + error
-    here = ("similarity", "--model", planted_tiny, "--out", tmp_path / "here", "--in-process")
-    assert head.run(*here, *options)[0] == 0
+    assert head.submit("similarity", tmp_path / "there", *options, "--quiet") == (0, "", "")
+    submit_here("similarity", planted_tiny, tmp_path / "here", *options)
     assert hashes(only_run(tmp_path / "there")) == hashes(only_run(tmp_path / "here"))
 
 
 def test_the_token_is_asked_for_and_sent(head: Head, planted_tiny: Path, tmp_path: Path) -> None:
-    list_jobs = ("jobs", "--address", head.address)
-    assert head.run(*list_jobs)[0] == 0
-    for environment, reason in (
-        ({"RAY_AUTH_MODE": "disabled"}, "none was sent"),
-        ({"RAY_AUTH_TOKEN": "another" * 5}, "it is not the one sent"),
-        ({"RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": ""}, "none is here"),
+    address = ("--address", head.address)
+    for command, environment, reason in (
+        (("full-vocab", "--out", tmp_path), {"RAY_AUTH_MODE": "disabled"}, "none was sent"),
+        (("jobs",), {"RAY_AUTH_TOKEN": "another" * 5}, "it is not the one sent"),
+        (("jobs",), {"RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": ""}, "none is here"),
     ):
-        for command in (list_jobs, ("full-vocab", "--out", tmp_path, "--address", head.address)):
-            code, printed, error = head.run(*command, **environment)
-            assert (code, printed, error.count("\n")) == (2, "", 1)
-            assert f"asks for the cluster's token ({reason}); set RAY_AUTH_MODE=token" in error
-            if reason != "none was sent":
-                break
+        code, printed, error = head.run(*command, *address, **environment)
+        assert (code, printed, error.count("\n")) == (2, "", 1)
+        assert f"asks for the cluster's token ({reason}); set RAY_AUTH_MODE=token" in error
     token = tmp_path / "token"
     token.write_text(TOKEN)
-    assert head.run(*list_jobs, RAY_AUTH_TOKEN="", RAY_AUTH_TOKEN_PATH=str(token))[0] == 0
+    assert head.run("jobs", *address, RAY_AUTH_TOKEN="", RAY_AUTH_TOKEN_PATH=str(token))[0] == 0
 
     join = ("full-vocab", "--model", planted_tiny, "--out", tmp_path / "runs", "--gpus", "0", "--address", head.join)
     code, printed, error = head.run(*join)
@@ -242,7 +241,7 @@ def test_the_token_is_asked_for_and_sent(head: Head, planted_tiny: Path, tmp_pat
 
 
 def test_an_unknown_job_is_one_line(head: Head) -> None:
-    for job in ("none", "../version", ""):
+    for job in ("none", "../version"):
         code, printed, error = head.run("logs", job, "--address", head.address)
         assert (code, printed, error.count("\n")) == (2, "", 1)
         assert "submit jobs" in error
