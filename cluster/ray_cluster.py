@@ -214,7 +214,7 @@ _ANSWER_SECONDS = 60.0
 
 
 class Dashboard:
-    """A cluster's Jobs API; see `cluster.remote_job.JobsApi`.
+    """A cluster's Jobs API: a `cluster.remote_job.JobsApi` that also takes and stops jobs.
 
     Args:
         address: `http://` or `https://` URL of the head's dashboard.

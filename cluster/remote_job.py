@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 PATIENCE = 60.0
@@ -53,11 +52,7 @@ class JobState:
 
 
 class JobsApi(Protocol):
-    """A cluster's Jobs API. Every method may raise LostDashboardError."""
-
-    def submit(self, job_id: str, entrypoint: str, folder: Path, metadata: Mapping[str, str]) -> None:
-        """Send a folder, and run a shell command in it."""
-        ...
+    """What of a cluster's Jobs API it takes to follow a job. Every method may raise LostDashboardError."""
 
     def state(self, job_id: str) -> JobState:
         """Where a job stands; UnknownJobError if there is none."""

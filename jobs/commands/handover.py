@@ -124,9 +124,9 @@ def hand_over(options: SessionOptions, context: click.Context) -> int:
     dashboard = open_dashboard(options.address)
     job_id = f"{PREFIX}-{context.info_name}-{secrets.token_hex(4)}"
     command = shlex.join(["submit", *handover.arguments])
-    sent = _submit(dashboard, job_id, handover.entrypoint(), command, package)
+    size = _submit(dashboard, job_id, handover.entrypoint(), command, package)
     if not options.quiet:
-        click.echo(f"job {job_id} is with {options.address} ({sent / 1e6:.1f} MB sent)", err=True)
+        click.echo(f"job {job_id} is with {options.address} (package of {size / 1e6:.1f} MB)", err=True)
     if not options.detach:
         return follow_to_end(dashboard, job_id, options.address)
     if not options.quiet:

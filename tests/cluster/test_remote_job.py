@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -30,9 +29,6 @@ class Api:
 
     def __init__(self, log: str, readings: list[int], cut: int = 5) -> None:
         self._log, self._readings, self._cut = log, readings, cut
-
-    def submit(self, job_id: str, entrypoint: str, folder: Path, metadata: Mapping[str, str]) -> None:
-        raise NotImplementedError
 
     def state(self, job_id: str) -> JobState:
         return STATE if self._readings else replace(STATE, status="SUCCEEDED", exit_code=0)
