@@ -16,6 +16,7 @@ from jobs.commands.communities import communities
 from jobs.commands.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, INTERRUPTED, say
 from jobs.commands.full_vocab import full_vocab
 from jobs.commands.head_scan import head_scan
+from jobs.commands.plan import plan
 from jobs.commands.planted import model
 from jobs.commands.report import report
 from jobs.commands.similarity import similarity
@@ -87,6 +88,6 @@ def submit() -> None:
 
 for command in (
     *(full_vocab, head_scan, ablation, steering, similarity, communities, report),
-    *(runs, status, verify, model),
+    *(plan, runs, status, verify, model),
 ):
     submit.add_command(command)
