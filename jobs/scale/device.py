@@ -24,6 +24,8 @@ class Core:
 
     start: float = 5.0
     """Seconds until Ray and the libraries have started."""
+    load: float = 4.0
+    """Seconds to load TransformerLens, where prompts are run."""
     float32: float = 150e9
     """FLOP/s of float32 products: 2 cores took 1.08 s for 50257^2 scores of 64 dimensions."""
     float64: float = 75e9

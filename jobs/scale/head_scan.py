@@ -88,6 +88,8 @@ def plan_head_scan(
             + (running(shape, REFERENCE_TOKENS, last) if states != "mean" else Load()),
         ),
         Step(name="moments of states", place=DRIVER, load=_times(of_states, layers)),
+        Step(name="loading TransformerLens", place=DRIVER, load=Load(loads=1), one_thread=True),
+        Step(name="loading TransformerLens", place=WORKERS, load=Load(loads=1), each_worker=True, one_thread=True),
         Step(
             name="prompts", place=WORKERS, load=running(shape, tokens, last + 1), shards=of_prompts or 1, gpu_sweeps=1
         ),

@@ -30,6 +30,8 @@ class Load:
     """Bytes of Parquet."""
     hashed: float = 0.0
     """Bytes to hash."""
+    loads: float = 0.0
+    """How often TransformerLens is loaded."""
 
     def __add__(self, other: Load) -> Load:
         return Load(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(Load)})
@@ -43,7 +45,8 @@ class Load:
             + self.packed * core.pack_ns
         )
         products = self.float32 / core.float32 + self.float64 / core.float64
-        return products + nanoseconds * 1e-9 + self.written / core.write_bytes + self.hashed / core.hash_bytes
+        files = self.written / core.write_bytes + self.hashed / core.hash_bytes
+        return products + nanoseconds * 1e-9 + files + self.loads * core.load
 
     def gpu_seconds(self, gpu: Gpu) -> float:
         """Seconds of the products at the peak of a GPU: nothing can be faster there."""

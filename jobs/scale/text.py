@@ -87,7 +87,7 @@ def _tables(plan: Plan) -> Table:
 def _steps(plan: Plan, machines: Machines, seconds: dict[str, float]) -> Table:
     table = _grid("step", "on", "float32", "float64", "time")
     flops: dict[str, list[float]] = {}
-    places: dict[str, str] = {}
+    places: dict[str, str] = {}  # of the last step of that name
     for step in plan.steps:
         single, double = flops.setdefault(step.name, [0.0, 0.0])
         flops[step.name] = [single + step.load.float32, double + step.load.float64]
