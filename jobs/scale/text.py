@@ -21,10 +21,10 @@ def plan_text(plan: Plan, machines: Machines) -> RenderableType:
     ]
     if not shape.computed:
         lines.append("This architecture is planned only: only GPT-2 checkpoints can be computed yet.")
-    lines.append(f"{len(plan.shards)} shards, {plan.files} files, {_bytes(plan.bytes)} on disk")
-    if (largest := max(size.bytes(shape.vocab_size) for size in plan.tables)) > 1e9:
-        name = next(table.name for table in plan.tables if table.bytes(shape.vocab_size) == largest)
-        lines[-1] += f", most of it in {name}"
+    largest = max(plan.tables, key=lambda table: table.bytes(shape.vocab_size))
+    lines.append(
+        f"{len(plan.shards)} shards, {plan.files} files, {_bytes(plan.bytes)} on disk, the largest table {largest.name}"
+    )
     seconds = machines.seconds(plan)
     total = sum(seconds.values())
     where = (
