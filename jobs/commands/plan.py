@@ -35,7 +35,7 @@ class _Target:
 
     model: str
     gpus: int
-    gpu: str
+    gpu: str | None
     cpus: int | None
     as_json: bool
 
@@ -53,12 +53,15 @@ class _Target:
         from jobs.scale.shape import find_shape
         from jobs.scale.text import plan_json, plan_text
 
-        if self.gpu not in GPUS:
-            raise ValueError(f"--gpu {self.gpu!r} is not in the table; choose one of {', '.join(GPUS)}")
+        kind = self.gpu or "a100"
+        if kind not in GPUS:
+            raise ValueError(f"--gpu {kind!r} is not in the table; choose one of {', '.join(GPUS)}")
+        if self.gpu and not self.gpus:
+            raise ValueError(f"--gpu {kind} is a kind, and there are none; give their number with --gpus")
         planned = make(find_shape(self.model))
         # As many threads as a worker can use, unless said otherwise.
         cpus = self.cpus or (4 * self.gpus if self.gpus else local_cpus())
-        machines = Machines.of(gpus=self.gpus, cpus=cpus, gpu=GPUS[self.gpu])
+        machines = Machines.of(gpus=self.gpus, cpus=cpus, gpu=GPUS[kind])
         if self.as_json:
             click.echo(json.dumps(plan_json(planned, machines), indent=1))
         else:
@@ -69,7 +72,7 @@ def _target_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say what is planned for; they arrive together, as `target`."""
 
     @functools.wraps(command)
-    def collected(*, model: str, gpus: int, gpu: str, cpus: int | None, as_json: bool, **given: Any) -> None:
+    def collected(*, model: str, gpus: int, gpu: str | None, cpus: int | None, as_json: bool, **given: Any) -> None:
         command(target=_Target(model=model, gpus=gpus, gpu=gpu, cpus=cpus, as_json=as_json), **given)
 
     wrapped: Any = collected
@@ -77,8 +80,8 @@ def _target_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--json", "as_json", is_flag=True, help="Print JSON, in bytes, FLOPs and seconds."),
         click.option("--cpus", type=click.IntRange(min=1), default=None, metavar="N",
                      help="Cores of all workers together.  [default: 4 a GPU; this machine's with --gpus 0]"),
-        click.option("--gpu", default="a100", show_default=True, metavar="KIND",
-                     help="Their kind: l4, l40s, a100, h100 or h200."),
+        click.option("--gpu", default=None, metavar="KIND",
+                     help="Their kind: l4, l40s, a100, h100 or h200.  [default: a100]"),
         click.option("--gpus", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
                      help="GPUs; 0 = CPUs only."),
         click.option("--model", default="gpt2", show_default=True, metavar="NAME_OR_DIR",

@@ -20,7 +20,11 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Core:
-    """What one core of a processor does; times are core-nanoseconds."""
+    """What one core of a processor does; times are core-nanoseconds.
+
+    Of the machine of benchmarks/README.md: products and scores while it was idle, the rest while it was shared, scaled
+    by what products reached then.
+    """
 
     start: float = 5.0
     """Seconds until Ray and the libraries have started."""

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+_GATED = ("gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3")
+"""Architectures, by their `model_type`, that are planned only; their MLPs have a gate."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
@@ -70,7 +73,7 @@ class Shape:
             path: a Hugging Face model directory.
 
         Raises:
-            ValueError: if there is no such configuration, or not one that is computed.
+            ValueError: if there is no such configuration, or of an architecture whose shape is not known.
         """
         from pipeline.checkpoint import Architecture
 
@@ -81,10 +84,29 @@ class Shape:
             raise ValueError(f"config.json of {path} cannot be read ({reason}); give a model directory") from error
         if not isinstance(config, dict):
             raise ValueError(f"config.json of {path} is not a JSON object; give a model directory")
+        if config.get("model_type") in _GATED:
+            return cls._of_gated(config, path)
         a = Architecture.from_config(config, str(path))
         return cls(
             name=str(path), n_layers=a.n_layers, n_heads=a.n_heads, d_model=a.d_model, d_head=a.d_head, d_mlp=a.d_mlp,
             vocab_size=a.vocab_size, n_ctx=a.n_ctx, positions=a.n_ctx, tied=a.tied, computed=True, source="config.json",
+        )  # fmt: skip
+
+    @classmethod
+    def _of_gated(cls, config: dict[str, Any], path: Path) -> Shape:
+        def size(name: str, default: int | None = None) -> int:
+            value = config.get(name, default)
+            if not isinstance(value, int):
+                raise ValueError(f"{name} in config.json of {path} is {value!r}; give a whole number")
+            return value
+
+        d_model, n_heads = size("hidden_size"), size("num_attention_heads")
+        return cls(
+            name=str(path), n_layers=size("num_hidden_layers"), n_heads=n_heads, d_model=d_model,
+            d_head=size("head_dim", d_model // max(n_heads, 1)), d_mlp=size("intermediate_size"),
+            vocab_size=size("vocab_size"), n_ctx=size("max_position_embeddings"), mlp_products=3,
+            kv_heads=size("num_key_value_heads", n_heads), source="config.json",
+            tied=bool(config.get("tie_word_embeddings", config["model_type"].startswith("gemma"))),
         )  # fmt: skip
 
 

@@ -39,12 +39,14 @@ def one_head(shape: Shape, top_k: int = 64, shards: int | None = None) -> Plan:
     return plan_full_vocab(shape, Head(1, 5), states="mlp", top_k=top_k, shards=shards)
 
 
-def require_planned(plan: Plan, finished: Run) -> None:
+def require_planned(plan: Plan, finished: Run, out: Path) -> None:
     """A finished run is as it was planned."""
     manifest = finished.manifest()
     assert manifest is not None
     assert list(plan.shards) == [Shard.from_json(shard) for shard in manifest["shards"]]
-    on_disk = [path for path in finished.folder.rglob("*") if path.is_file() and "_state" not in path.parts]
+    on_disk = [
+        path for path in (out / finished.folder.name).rglob("*") if path.is_file() and "_state" not in path.parts
+    ]
     assert plan.files == len(on_disk) == 1 + len(manifest["parts"])
     files, rows, sizes = Counter(), Counter(), Counter()
     for part in manifest["parts"]:
@@ -66,13 +68,13 @@ def test_a_full_vocab_run_is_as_planned(
 ) -> None:
     job = FullVocabJob(FullVocab(top_k=top_k), Model.open("tiny", planted_tiny), shards=shards)
     result = submit(job, out=tmp_path, executor=executor, gpus=0)
-    require_planned(one_head(find_shape("planted-tiny"), top_k, shards), result.run)
+    require_planned(one_head(find_shape("planted-tiny"), top_k, shards), result.run, tmp_path)
 
 
 def test_a_head_scan_is_as_planned(planted_tiny: Path, tmp_path: Path, executor: object) -> None:
     job = HeadScanJob(HeadScan(heads=("L0H1", "L1H5", "L1H6"), prompts=40), Model.open("tiny", planted_tiny))
     result = submit(job, out=tmp_path, executor=executor, gpus=0)
-    require_planned(scan(find_shape("planted-tiny"), "L0H1,L1H5,L1H6", prompts=40), result.run)
+    require_planned(scan(find_shape("planted-tiny"), "L0H1,L1H5,L1H6", prompts=40), result.run, tmp_path)
 
 
 @pytest.fixture
@@ -184,6 +186,7 @@ def test_the_command_says_what_matters(capsys: pytest.CaptureFixture[str]) -> No
         (["full-vocab", "--top-k", "50258"], ["--top-k 50258", "at most 50257"]),
         (["full-vocab", "--shards", "0"], ["--shards 0", "50257"]),
         (["full-vocab", "--gpus", "2", "--gpu", "abacus"], ["--gpu 'abacus'", "h100"]),
+        (["full-vocab", "--gpu", "h100"], ["--gpu h100", "--gpus"]),
         (["head-scan", "--layers", "12"], ["--layers '12'", "0 to 11"]),
         (["head-scan", "--length", "1024"], ["--length 1024", "at most 1023"]),
         (["head-scan", "--prompts", "0"], ["--prompts 0"]),
@@ -196,6 +199,25 @@ def test_a_bad_request_is_one_line(arguments: list[str], named: list[str], capsy
     assert printed.err.count("\n") == 1
     for text in named:
         assert text in printed.err
+
+
+def test_other_architectures_are_planned_from_their_configuration(tmp_path: Path) -> None:
+    llama = {
+        "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 8192,
+        "tie_word_embeddings": False,
+    }  # fmt: skip
+    gemma = {
+        "model_type": "gemma2", "hidden_size": 3584, "intermediate_size": 14336, "num_hidden_layers": 42,
+        "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 256, "vocab_size": 256000,
+        "max_position_embeddings": 8192,
+    }  # fmt: skip
+    for config, preset in ((llama, "llama-3-8b"), (gemma, "gemma-2-9b")):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert replace(find_shape(str(tmp_path)), name=preset, source="") == replace(PRESETS[preset], source="")
+    (tmp_path / "config.json").write_text(json.dumps({**llama, "hidden_size": "wide"}))
+    with pytest.raises(ValueError, match=r"hidden_size.*'wide'"):
+        find_shape(str(tmp_path))
 
 
 def test_a_directory_of_another_architecture_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
