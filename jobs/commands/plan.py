@@ -139,8 +139,7 @@ def plan_head_scan(
         spec = HeadScan(heads=names, top_k=top_k, states=states, prompts=prompts, length=length)
         require_top_k_fits(spec.top_k, shape.vocab_size)
         chosen = [Head.parse(name) for name in names]
-        return head_scan.plan_head_scan(
-            shape, chosen, states=states, top_k=top_k, prompts=prompts, length=length
-        )  # fmt: skip
+        plan_scan = head_scan.plan_head_scan
+        return plan_scan(shape, chosen, states=states, top_k=top_k, prompts=prompts, length=length)
 
     target.show(make)

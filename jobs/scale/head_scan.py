@@ -67,7 +67,7 @@ def plan_head_scan(
     layers = len({head.layer for head in heads})
     last = heads[-1].layer
     of_prompts = sum(shard.group in (CATEGORY_PROMPTS, SEQUENCES) for shard in shards)
-    kin_pieces = (len(shards) - of_prompts - len(heads)) // layers
+    kin_pieces = max(1, (len(shards) - of_prompts - len(heads)) // layers)
     heads_at_once = -(-len(heads) // layers)
     tokens = prompts * (words + 1) + KINDS * SEQUENCES_PER_KIND * (1 + 2 * (block or 0))
     of_states = Load(float64=2.0 * v * d**2, values=2.5 * v * d, hashed=4.0 * v * d)
@@ -77,7 +77,7 @@ def plan_head_scan(
 
     def step(name: str, load: Load, *, kin: bool = False, **more: Any) -> Step:
         pieces = kin_pieces if kin else heads_at_once
-        return Step(name=name, place=WORKERS, load=load, stages=layers, shards=pieces, **more)
+        return Step(name=name, place=WORKERS, load=load, shards=pieces, **more)
 
     steps = [
         Step(name="opening the model", place=DRIVER, load=Load(hashed=8.0 * shape.weights), one_thread=True),
@@ -91,7 +91,11 @@ def plan_head_scan(
         Step(name="loading TransformerLens", place=DRIVER, load=Load(loads=1), one_thread=True),
         Step(name="loading TransformerLens", place=WORKERS, load=Load(loads=1), each_worker=True, one_thread=True),
         Step(
-            name="prompts", place=WORKERS, load=running(shape, tokens, last + 1), shards=of_prompts or 1, gpu_sweeps=1
+            name="prompts",
+            place=WORKERS,
+            load=running(shape, tokens, last + 1),
+            shards=max(1, of_prompts),
+            gpu_sweeps=1,
         ),
         Step(
             name="kin: preparing",

@@ -55,17 +55,15 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One kind of work of a run.
-
-    Its load is that of the whole run; `stages` times in a row, `shards` pieces of it can be computed at once.
-    """
+    """One kind of work of a run."""
 
     name: str
     place: str
     """DRIVER or WORKERS."""
     load: Load
-    stages: int = 1
+    """Of the whole run."""
     shards: int = 1
+    """Pieces that can be computed at once: of a layer, where one layer follows the other."""
     each_worker: bool = False
     """Whether every worker does all of it, as with keys that it prepares for itself."""
     one_thread: bool = False

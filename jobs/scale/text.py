@@ -23,7 +23,8 @@ def plan_text(plan: Plan, machines: Machines) -> RenderableType:
         lines.append("This architecture is planned only: only GPT-2 checkpoints can be computed yet.")
     largest = max(plan.tables, key=lambda table: table.bytes(shape.vocab_size))
     lines.append(
-        f"{len(plan.shards)} shards, {plan.files} files, {_bytes(plan.bytes)} on disk, the largest table {largest.name}"
+        f"{len(plan.shards)} shards, {plan.files} files, {_bytes(plan.bytes)} on disk (the largest table: "
+        f"{largest.name}), {_flops(plan.flops)} of products"
     )
     seconds = machines.seconds(plan)
     total = sum(seconds.values())
