@@ -14,7 +14,7 @@ from cluster.executor import Executor, Grant, Handle
 from jobs.ablation_shards import Work, read_means, read_measured, run_ablated, run_clean
 from jobs.category_prompts import DrawnPrompts
 from jobs.clock import Clock
-from jobs.head_prompts import PROMPTS_PER_SHARD
+from jobs.head_scan_shards import PROMPTS_PER_SHARD
 from jobs.model import Model
 from jobs.settings import require_prompts
 from jobs.tables import tokens_table

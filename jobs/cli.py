@@ -16,6 +16,7 @@ from jobs.commands.communities import communities
 from jobs.commands.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, INTERRUPTED, say
 from jobs.commands.full_vocab import full_vocab
 from jobs.commands.head_scan import head_scan
+from jobs.commands.plan import plan
 from jobs.commands.planted import model
 from jobs.commands.remote import list_jobs, logs, stop
 from jobs.commands.report import report
@@ -88,7 +89,7 @@ def submit() -> None:
 
 for command in (
     *(full_vocab, head_scan, ablation, steering, similarity, communities, report),
-    *(runs, status, verify, model),
+    *(plan, runs, status, verify, model),
     *(list_jobs, logs, stop),
 ):
     submit.add_command(command)

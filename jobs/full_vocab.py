@@ -7,7 +7,6 @@ import resource
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,18 @@ import numpy as np
 
 from cluster.executor import Executor, Grant, Handle
 from jobs.clock import Clock
+from jobs.full_vocab_shards import full_vocab_shards, shard_files, shards_between
 from jobs.model import Model
 from jobs.prepared import prepared_keys
 from jobs.settings import require_scoring, require_top_k_fits
 from jobs.tables import self_table, tokens_table, topk_table
 from outputs.journal import Receipt
-from outputs.part import Part, partition, write_part
+from outputs.part import Part, write_part
 from outputs.run import Run
 from outputs.shard import Shard
 from pipeline.head import Head
 from pipeline.projection import HeadInputs, head_inputs, head_weights
 from pipeline.scoring import score_rows
-
-ROWS_PER_SHARD = 4096
-"""Query tokens in a shard, unless a number of shards is asked for: 0.2 s on a core, 2 MB of tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +62,7 @@ class FullVocabJob:
     Args:
         spec: what is asked for.
         model: the model.
-        shards: pieces to cut the vocabulary into; None = pieces of ROWS_PER_SHARD tokens.
+        shards: pieces to cut the vocabulary into; None = pieces of 4096 tokens.
 
     Raises:
         ValueError: if the request does not fit the model.
@@ -75,13 +72,10 @@ class FullVocabJob:
 
     def __init__(self, spec: FullVocab, model: Model, *, shards: int | None = None) -> None:
         spec.require_fits(model)
-        vocab_size = model.checkpoint.architecture.vocab_size
-        if shards is not None and not 1 <= shards <= vocab_size:
-            raise ValueError(f"--shards {shards} is impossible; choose from 1 to the vocabulary's {vocab_size}")
         self.spec = spec
         self.model = model
         self._head = Head.parse(spec.head)
-        self._shards = shards or -(-vocab_size // ROWS_PER_SHARD)
+        self._shards = full_vocab_shards(self._head, model.checkpoint.architecture.vocab_size, shards)
         self._inputs: HeadInputs | None = None
 
     def settings(self) -> dict[str, Any]:
@@ -90,19 +84,13 @@ class FullVocabJob:
 
     def plan(self) -> list[Shard]:
         """Row ranges of nearly equal length that cover the vocabulary; they depend on no machine."""
-        vocab_size = self.model.checkpoint.architecture.vocab_size
-        edges = [vocab_size * number // self._shards for number in range(self._shards + 1)]
-        return [self._shard(part, start, stop) for part, (start, stop) in enumerate(pairwise(edges))]
+        return list(self._shards)
 
     def covers(self, shards: Sequence[Shard]) -> bool:
         """Whether shards are this head's, one after the other, from the first token to the last."""
         edges = [0, *(shard.bounds.get("stop", -1) for shard in shards)]
-        expected = [self._shard(part, start, stop) for part, (start, stop) in enumerate(pairwise(edges))]
+        expected = shards_between(self._head, edges)
         return list(shards) == expected and edges[-1] == self.model.checkpoint.architecture.vocab_size
-
-    def _shard(self, part: int, start: int, stop: int) -> Shard:
-        bounds = {"layer": self._head.layer, "head": self._head.index, "part": part, "start": start, "stop": stop}
-        return Shard(f"{self._head}-{start:06d}-{stop:06d}", str(self._head), bounds)
 
     def scores_in(self, shard: Shard) -> int:
         """Scores that a shard computes."""
@@ -156,10 +144,10 @@ class FullVocabJob:
             inputs.queries_VH[rows], keys, row_ids_R=token_ids_R, k=k, scale=inputs.scale, threads=grant.cpus
         )
         scored = time.perf_counter()
-        place = bounds["layer"], bounds["head"], bounds["part"]
+        topk_file, self_file = shard_files(shard)
         parts = (
-            write_part(folder, partition("topk", *place), topk_table(token_ids_R, scores)),
-            write_part(folder, partition("self", *place), self_table(token_ids_R, scores)),
+            write_part(folder, topk_file, topk_table(token_ids_R, scores)),
+            write_part(folder, self_file, self_table(token_ids_R, scores)),
         )
         return Receipt(
             shard=shard.name,

@@ -13,6 +13,7 @@ import pyarrow as pa
 from cluster.executor import Executor, Grant
 from jobs.category_prompts import DrawnPrompts
 from jobs.clock import Clock
+from jobs.head_scan_shards import CATEGORY_PROMPTS, SEQUENCES, prompt_shards, shard_files
 from jobs.model import Model
 from outputs import schemas_heads
 from outputs.part import Part, write_part
@@ -27,10 +28,6 @@ from pipeline.prompts import CategoryPrompts
 from pipeline.semantic import mean_and_std
 from pipeline.states import STATES, TokenStates
 from pipeline.weights import ModelWeights
-
-PROMPTS_PER_SHARD = 32
-CATEGORY_PROMPTS, SEQUENCES = "prompts", "sequences"
-"""Groups of shards."""
 
 
 class HeadPrompts:
@@ -55,15 +52,11 @@ class HeadPrompts:
 
     def shards(self) -> list[Shard]:
         """Fixed ranges of the prompts, and one shard for each kind of sequence."""
-        count = len(self._prompts.tokens_PT) if self._prompts else 0
-        ranges = [(start, min(start + PROMPTS_PER_SHARD, count)) for start in range(0, count, PROMPTS_PER_SHARD)]
-        return [
-            *(
-                Shard(f"prompts-{start:06d}", CATEGORY_PROMPTS, {"start": start, "stop": stop})
-                for start, stop in ranges
-            ),
-            *(Shard(f"sequences-{kind}", SEQUENCES, {"kind": kind}) for kind in range(len(self.sequences))),
-        ]
+        return prompt_shards(*self.counts())
+
+    def counts(self) -> tuple[int, int]:
+        """How many prompts there are, and how many kinds of sequences."""
+        return len(self._prompts.tokens_PT) if self._prompts else 0, len(self.sequences)
 
     def tasks(
         self, stage: Sequence[Shard], run: Run, executor: Executor, threads: int, clock: Clock
@@ -144,7 +137,8 @@ def run_prompts(
         pa.array(scores_PC.reshape(-1)),
     ]
     table = pa.Table.from_arrays(columns, schema=schemas_heads.PROMPT_SCORES)
-    part = write_part(folder, f"prompt_scores/part-{shard.bounds['start'] // PROMPTS_PER_SHARD:05d}.parquet", table)
+    (file,) = shard_files(shard)
+    part = write_part(folder, file, table)
     return f"{digest} {grant.device}", (part,), {"fidelity": {kind: sums_C6.tolist() for kind, sums_C6 in sums.items()}}
 
 

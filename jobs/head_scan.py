@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,13 +16,16 @@ from cluster.executor import Executor, Grant
 from jobs.category_prompts import DrawnPrompts
 from jobs.clock import Clock
 from jobs.cost import cost_of
-from jobs.head_prompts import CATEGORY_PROMPTS, HeadPrompts, run_prompts, run_sequences
-from jobs.kin import committed_kin, find_kin, kin_shards
+from jobs.head_choice import heads_within
+from jobs.head_prompts import HeadPrompts, run_prompts, run_sequences
+from jobs.head_scan_shards import CATEGORY_PROMPTS, head_scan_shards, shard_files
+from jobs.kin import committed_kin, find_kin
+from jobs.kin_shards import kin_shards
 from jobs.model import Model
 from jobs.settings import require_prompts, require_scoring, require_top_k_fits
 from jobs.tables import heads_table, row_z, self_table, spectrum_table, tokens_table, topk_table
 from outputs.journal import Receipt
-from outputs.part import Part, partition, write_part
+from outputs.part import Part, write_part
 from outputs.run import Run
 from outputs.shard import Shard
 from pipeline.forward import forget_models
@@ -82,31 +84,7 @@ def choose_heads(layers: str | None, heads: str | None, model: Model) -> tuple[s
         ValueError: if the text is malformed, or names what the model does not have.
     """
     shape = model.checkpoint.architecture
-    if heads is not None and "L" in heads:
-        if layers is not None:
-            raise ValueError(f"--layers {layers} and the names in --heads {heads} exclude each other; leave one out")
-        named = [Head.parse(name.strip()) for name in heads.split(",")]
-        for head in named:
-            head.require_inside(shape.n_layers, shape.n_heads)
-        return tuple(str(head) for head in sorted(set(named)))
-    chosen_layers = _numbers("--layers", layers, shape.n_layers)
-    chosen_heads = _numbers("--heads", heads, shape.n_heads)
-    return tuple(str(Head(layer, head)) for layer in chosen_layers for head in chosen_heads)
-
-
-def _numbers(option: str, text: str | None, count: int) -> list[int]:
-    if text is None:
-        return list(range(count))
-    numbers: set[int] = set()
-    for piece in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", piece, re.ASCII)
-        if match is None:
-            raise ValueError(f"{option} {text!r} is malformed; write numbers and ranges such as 0-3,7")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if first > last or last >= count:
-            raise ValueError(f"{option} {text!r} is outside the model; choose from 0 to {count - 1}")
-        numbers.update(range(first, last + 1))
-    return sorted(numbers)
+    return heads_within(layers, heads, n_layers=shape.n_layers, n_heads=shape.n_heads)
 
 
 @dataclass(frozen=True)
@@ -156,11 +134,9 @@ class HeadScanJob:
 
     def plan(self) -> list[Shard]:
         """The prompts; then for each layer the kin of fixed ranges of tokens, and one shard a head."""
-        shards = self.prompts.shards()
-        for layer, heads in groupby(self._heads, key=lambda head: head.layer):
-            shards += self._kin_shards(layer)
-            shards += [Shard(str(head), f"L{layer}", {"layer": layer, "head": head.index}) for head in heads]
-        return shards
+        prompts, kinds = self.prompts.counts()
+        vocab_size = self.model.checkpoint.architecture.vocab_size
+        return head_scan_shards(self._heads, vocab_size, prompts=prompts, kinds=kinds)
 
     def _kin_shards(self, layer: int) -> list[Shard]:
         return kin_shards(layer, self.model.checkpoint.architecture.vocab_size, f"L{layer}")
@@ -338,8 +314,9 @@ def _scan_head(
             "skew_singular_value": own.skew_singular_values_2H.tolist(),
         },
     }
+    topk_file, self_file = shard_files(shard)
     parts = (
-        write_part(folder, partition("topk", *place, 0), topk_table(token_ids_V, scores)),
-        write_part(folder, partition("self", *place, 0), self_table(token_ids_V, scores, kin_score_V)),
+        write_part(folder, topk_file, topk_table(token_ids_V, scores)),
+        write_part(folder, self_file, self_table(token_ids_V, scores, kin_score_V)),
     )
     return digest, parts, summary

@@ -8,33 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from cluster.executor import Grant
-from jobs.full_vocab import ROWS_PER_SHARD
+from jobs.kin_shards import kin_file
 from jobs.prepared import prepared_keys
 from jobs.tables import kin_table
-from outputs.part import Part, layer_partition, write_part
+from outputs.part import Part, write_part
 from outputs.reader import list_matrix, read_parts
 from outputs.run import Run
 from outputs.shard import Shard
 from pipeline.kin import nearest
-
-
-def kin_shards(layer: int, vocab_size: int, group: str) -> list[Shard]:
-    """Fixed ranges of tokens; none where a token on its own has no look-alikes.
-
-    Args:
-        layer: whose states are compared.
-        vocab_size: V.
-        group: of the shards.
-    """
-    starts = range(0, vocab_size if vocab_size > 1 else 0, ROWS_PER_SHARD)
-    return [
-        Shard(
-            f"L{layer}-kin-{start:06d}",
-            group,
-            {"layer": layer, "part": part, "start": start, "stop": min(start + ROWS_PER_SHARD, vocab_size)},
-        )
-        for part, start in enumerate(starts)
-    ]
 
 
 def find_kin(grant: Grant, shard: Shard, folder: Path, digest: str, unit_VD: np.ndarray) -> Part:
@@ -55,7 +36,7 @@ def find_kin(grant: Grant, shard: Shard, folder: Path, digest: str, unit_VD: np.
     keys = prepared_keys(f"kin {digest}", unit_VD, grant.device)
     ids_RN, cosines_RN = nearest(keys, rows, threads=grant.cpus)
     table = kin_table(np.arange(rows.start, rows.stop, dtype=np.int32), ids_RN, cosines_RN)
-    return write_part(folder, layer_partition("kin", bounds["layer"], bounds["part"]), table)
+    return write_part(folder, kin_file(shard), table)
 
 
 def committed_kin(run: Run, shards: Sequence[Shard], inputs: str, vocab_size: int) -> np.ndarray | None:

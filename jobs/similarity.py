@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from cluster.executor import Executor, Grant
 from jobs.clock import Clock
-from jobs.full_vocab import ROWS_PER_SHARD
+from jobs.full_vocab_shards import ROWS_PER_SHARD
 from jobs.model import Model
 from jobs.settings import require_scoring
 from jobs.tables import tokens_table

@@ -15,7 +15,8 @@ import numpy as np
 from cluster.executor import Executor, Grant
 from jobs.clock import Clock
 from jobs.cost import cost_of
-from jobs.kin import committed_kin, find_kin, kin_shards
+from jobs.kin import committed_kin, find_kin
+from jobs.kin_shards import kin_shards
 from jobs.model import Model
 from jobs.steering_grid import Steering
 from jobs.steering_prompts import draw_prompts, in_model_table, prompt_shards, run_in_model
