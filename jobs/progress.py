@@ -11,8 +11,8 @@ from rich.text import Text
 from cluster.executor import Failure
 from outputs.shard import Shard
 
-_PLAIN_SECONDS = 5.0
-"""Least time between two plain lines."""
+_PLAIN_SECONDS, _LIVE_SECONDS = 5.0, 0.1
+"""Least time between two plain lines, and between two pictures of the live one, which cost more than a small shard."""
 
 _LISTED_FAILURES = 20
 """Failed shards that are named; more are only counted, and all are in the run's failure log."""
@@ -30,6 +30,7 @@ class Progress:
         self._quiet = quiet
         self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self._live = self._console.is_terminal and not quiet
+        self._pause = _LIVE_SECONDS if self._live else _PLAIN_SECONDS
         self._total = self._done = self._kept = 0
         self._scores_total = self._scores_done = 0
         self._failed = 0
@@ -97,12 +98,11 @@ class Progress:
         )
 
     def _draw(self, *, last: bool) -> None:
-        if self._live:
-            self._clear()
-            self._console.print(Text(self.line()), end="")
-        elif not self._quiet and (last or time.monotonic() - self._shown > _PLAIN_SECONDS):
-            self._shown = time.monotonic()
-            self._console.print(Text(self.line()))
+        if self._quiet or not (last or time.monotonic() - self._shown > self._pause):
+            return
+        self._shown = time.monotonic()
+        self._clear()
+        self._console.print(Text(self.line()), end="" if self._live else "\n")
 
     def _clear(self) -> None:
         if self._live:
