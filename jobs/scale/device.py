@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """Peaks of a GPU's ordinary units; tensor cores do not compute in float32, so they do not count here."""
+    """Peaks of a GPU; tensor cores do not multiply in float32, but some do in float64."""
 
     name: str
     float32: float
@@ -53,13 +53,13 @@ GPUS = {
     for gpu in (
         Gpu(name="l4", float32=30.3e12, float64=0.47e12, memory=24e9),
         Gpu(name="l40s", float32=91.6e12, float64=1.43e12, memory=48e9),
-        Gpu(name="a100", float32=19.5e12, float64=9.7e12, memory=80e9),
-        Gpu(name="h100", float32=67e12, float64=34e12, memory=80e9),
-        Gpu(name="h200", float32=67e12, float64=34e12, memory=141e9),
+        Gpu(name="a100", float32=19.5e12, float64=19.5e12, memory=80e9),
+        Gpu(name="h100", float32=67e12, float64=67e12, memory=80e9),
+        Gpu(name="h200", float32=67e12, float64=67e12, memory=141e9),
     )
 }
-"""By NVIDIA's data sheets: L4, L40S, A100 80GB SXM, H100 SXM, H200 SXM. Those of the L4 and the L40S give no float64;
-it is 1/64 of their float32, as for every GPU of the Ada architecture."""
+"""By NVIDIA's data sheets: L4, L40S, A100 80GB SXM, H100 SXM, H200 SXM; float64 by tensor cores where they have it. The
+sheets of the L4 and the L40S give none; it is 1/64 of their float32, as for every GPU of the Ada architecture."""
 
 GPU_EFFICIENCY = 0.5
 """Assumed share of a GPU's peak. Not measured: no GPU was at hand."""

@@ -48,9 +48,14 @@ class Load:
         files = self.written / core.write_bytes + self.hashed / core.hash_bytes
         return products + nanoseconds * 1e-9 + files + self.loads * core.load
 
-    def gpu_seconds(self, gpu: Gpu) -> float:
-        """Seconds of the products at the peak of a GPU: nothing can be faster there."""
-        return self.float32 / gpu.float32 + self.float64 / gpu.float64
+    def gpu_seconds(self, gpu: Gpu, sweeps: int) -> float:
+        """Seconds of the products at the peak of a GPU: nothing can be faster there.
+
+        Args:
+            gpu: the GPU.
+            sweeps: how often it makes the float32 products.
+        """
+        return sweeps * self.float32 / gpu.float32 + self.float64 / gpu.float64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +76,7 @@ class Step:
     torch_threads: bool = False
     """Whether torch shares it among its own threads: as many as Ray grants cores, which is one beside a GPU."""
     gpu_sweeps: int = 0
-    """How often a GPU makes the products; 0 where they stay on the CPU."""
+    """How often a GPU makes the float32 products; 0 where all products stay on the CPU."""
 
     def seconds(self, workers: int, threads: int, core: Core, gpu: Gpu | None) -> float:
         """Seconds that the step adds to the run.
@@ -83,7 +88,7 @@ class Step:
             gpu: of each worker, if it has one.
         """
         if gpu is not None and self.gpu_sweeps:
-            all_of_it = self.gpu_sweeps * self.load.gpu_seconds(gpu) / GPU_EFFICIENCY
+            all_of_it = self.load.gpu_seconds(gpu, self.gpu_sweeps) / GPU_EFFICIENCY
         else:
             alone = self.one_thread or (gpu is not None and self.torch_threads)
             all_of_it = self.load.core_seconds(core) / (1 if alone else threads)
@@ -93,4 +98,4 @@ class Step:
 
     def bound(self, workers: int, gpu: Gpu) -> float:
         """Seconds of the step's products at the peak of all GPUs together: no run takes less."""
-        return self.gpu_sweeps * self.load.gpu_seconds(gpu) / workers
+        return self.load.gpu_seconds(gpu, self.gpu_sweeps) / workers if self.gpu_sweeps else 0.0
