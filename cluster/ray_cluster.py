@@ -7,30 +7,47 @@ import os
 import signal
 import socket
 import threading
-from collections import deque
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import Any, Generic
 
-from cluster.executor import Capacity, Failure, Grant, Handle, Item, Outcome, Value
+from cluster.executor import Capacity, ClusterLostError, Failure, Grant, Handle, Item, Node, Outcome, Value
 from cluster.in_process import local_cpus
+from cluster.pace import Pace
 
 # Read when ray is imported: no usage report is sent, and an environment manager around us is not copied to workers.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 # Ray's coming default: a task that asks for no GPU sees them all; the device follows the grant here, never visibility.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Ray's default is to run again without end what was killed for want of memory.
+os.environ.setdefault("RAY_task_oom_retries", "3")
 
 import ray  # noqa: TID251
-from ray.exceptions import RayError, RayTaskError  # noqa: TID251
+from ray.exceptions import LocalRayletDiedError, RayError, RayTaskError  # noqa: TID251
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: TID251
 
 RETRIES = 3
 """How often an item is run again after its worker or node was lost. Errors of the function are never retried."""
 
 _CONNECT_SECONDS = 10.0
 """How long a cluster may take to answer at all."""
+
+_SILENT_SECONDS = 20.0
+"""How long a cluster may not answer; after 60 s Ray itself would end the driver, without a word about shards."""
+
+_NO_NODE_SECONDS = 30.0
+"""How long a cluster may be without any node that could hold a worker, unless more time was asked for."""
+
+_LOOK_SECONDS = 1.0
+"""Between two looks at the cluster."""
+
+_LOSER_SECONDS = 10.0
+"""How long a second copy that came too late may take to end."""
 
 _AHEAD = 2
 """Items in flight for each worker, so that none waits for the driver."""
@@ -42,14 +59,19 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
     Args:
         address: None for a cluster of this machine's own that ends with the run; `auto` or `host:port` to join one.
         packages: our packages, which are sent to the workers of a joined cluster.
+        patience: seconds that the cluster may be without any node that could hold a worker.
     """
 
     name = "ray"
 
-    def __init__(self, address: str | None = None, *, packages: Sequence[ModuleType] = ()) -> None:
+    def __init__(
+        self, address: str | None = None, *, packages: Sequence[ModuleType] = (), patience: float = 0.0
+    ) -> None:
         self._address = address
         self._packages = list(packages)
+        self._patience = max(patience, _NO_NODE_SECONDS)
         self._grant = Grant(cpus=1, gpus=0, workers=1)
+        self._ahead = _AHEAD
         self._connected = False
 
     def capacity(self) -> Capacity:
@@ -59,59 +81,127 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
             ValueError: if the cluster of `address` cannot be joined.
         """
         if self._address is None:
-            cpus = local_cpus()
-            return Capacity(nodes=1, cpus=cpus, cpus_per_node=cpus, gpus=_local_gpus())
+            return Capacity((Node(local_cpus(), _local_gpus()),))
         self._connect(None)
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        cpus_of_nodes = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
-        return Capacity(
-            nodes=len(nodes),
-            cpus=sum(cpus_of_nodes),
-            cpus_per_node=min(cpus_of_nodes, default=0),
-            gpus=int(sum(node.get("GPU", 0) for node in nodes)),
-        )
+        return Capacity(tuple(_alive_nodes()))
+
+    def grow(self, gpus: int | None, seconds: float, say: Callable[[str], None]) -> None:
+        """Wait for an autoscaling cluster to have what is asked for; what it lacks in the end is not said here.
+
+        Args:
+            gpus: GPUs to wait for; 0 or None = one CPU.
+            seconds: how long at most.
+            say: shows a line.
+
+        Raises:
+            ValueError: if the cluster cannot be joined.
+        """
+        wanted, kind = (gpus, "GPU") if gpus else (1, "CPU")
+
+        def lacks(capacity: Capacity) -> bool:
+            return (capacity.gpus if gpus else capacity.cpus) < wanted
+
+        capacity = self.capacity()
+        if not lacks(capacity):
+            return
+        from ray.autoscaler.sdk import request_resources  # noqa: TID251
+
+        say(f"waiting up to {seconds:g} s for {wanted} {kind}{'s' if wanted > 1 else ''}; the cluster has {capacity}")
+        deadline = time.monotonic() + seconds
+        request_resources(bundles=[{kind: 1}] * wanted)
+        try:
+            while lacks(self.capacity()) and time.monotonic() < deadline:
+                time.sleep(min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
+        finally:
+            # The request would outlive this process and keep nodes up; from here on, the tasks in the queue ask.
+            request_resources(bundles=[])
 
     def start(self, grant: Grant) -> None:
         """Start the embedded cluster, or join the existing one."""
         self._grant = grant
         self._connect(grant)
+        # On a cluster with more GPUs than were asked for, only the number of items in flight keeps to that.
+        self._ahead = 1 if grant.gpus and grant.workers < self.capacity().gpus else _AHEAD
 
     def put(self, value: Any) -> Handle:
-        """Put a value into Ray's object store; arrays arrive at the workers read-only and without a copy."""
-        return Handle(ray.put(value))
+        """Put a value into Ray's object store; arrays arrive at the workers read-only and without a copy.
+
+        The driver owns it: a node that is lost loses only its copy.
+        """
+        try:
+            return Handle(ray.put(value))
+        except RayError as error:
+            raise ClusterLostError(
+                f"what the workers share cannot be put on the cluster: {_first_line(error)}"
+            ) from error
 
     def map(
         self, function: Callable[..., Value], tasks: Iterable[tuple[Item, tuple[Any, ...]]]
     ) -> Iterator[Outcome[Item, Value]]:
-        """Run each task on a worker; see `Executor.map`."""
-        # max_calls=0 keeps a worker's process, and its CUDA context, for the next item.
+        """Run each task on a worker; see `Executor.map`.
+
+        Once no task is left to be drawn and workers are idle, an item that takes much longer than the others did is
+        run a second time; the copy that ends first with a value counts, and the other is stopped.
+        """
+        with _Watch(self._grant, self._patience) as watch:
+            try:
+                yield from self._map(function, iter(tasks), watch)
+            except RayError as error:
+                raise ClusterLostError(f"the cluster is out of reach ({_first_line(error)})") from error
+
+    def _map(
+        self, function: Callable[..., Value], tasks: Iterator[tuple[Item, tuple[Any, ...]]], watch: _Watch
+    ) -> Iterator[Outcome[Item, Value]]:
+        # max_calls=0 keeps a worker's process, and its CUDA context, for the next item. A GPU worker asks for no core:
+        # the GPU is what there is one of, and a node with fewer cores than GPUs would leave some of these idle.
         remote = ray.remote(
-            num_cpus=self._grant.cpus if not self._grant.gpus else 1,
+            num_cpus=0 if self._grant.gpus else self._grant.cpus,
             num_gpus=self._grant.gpus,
             max_calls=0,
             max_retries=RETRIES,
             retry_exceptions=False,
             scheduling_strategy="SPREAD",
         )(_call)
-        remaining = iter(tasks)
-        items: dict[Any, Item] = {}
-        waiting: deque[Any] = deque()
+        flying: dict[Any, _Work[Item]] = {}  # by the reference of each copy
+        losers: list[Any] = []
+        pace = Pace()
+        quick_node: str | None = None
+        drawn_out = False
         while True:
-            while len(waiting) < self._grant.workers * _AHEAD:
-                task = next(remaining, None)
+            while not drawn_out and len(flying) < self._grant.workers * self._ahead:
+                task = next(tasks, None)
                 if task is None:
+                    drawn_out = True
                     break
                 item, arguments = task
                 values = [argument.reference if isinstance(argument, Handle) else argument for argument in arguments]
-                reference = remote.remote(function, self._grant, item, *values)
-                items[reference] = item
-                waiting.append(reference)
-            if not waiting:
-                return
-            done, rest = ray.wait(list(waiting), num_returns=1)
-            waiting = deque(rest)
+                work = _Work(item, values)
+                work.launch(remote, function, self._grant, flying)
+            if not flying:
+                break
+            watch.require_cluster()
+            done, _ = ray.wait(list(flying), num_returns=1, timeout=_LOOK_SECONDS)
             for reference in done:
-                yield _outcome(items.pop(reference), reference)
+                work = flying.pop(reference)
+                work.copies.remove(reference)
+                ended = _outcome(work.item, reference)
+                if ended.lost and work.copies:
+                    continue  # the other copy is still at it
+                quick_node = ended.node or quick_node
+                for loser in work.copies:
+                    del flying[loser]
+                    ray.cancel(loser, force=True)
+                    losers.append(loser)
+                pace.add(work.seconds())
+                yield ended.outcome
+            if drawn_out and flying and len(flying) < self._grant.workers and watch.nodes > 1:
+                late = max(flying.values(), key=_Work.seconds)
+                if len(late.copies) == 1 and pace.is_late(late.seconds()):
+                    # The node that ended an item last is alive and has room; the straggler's may be the trouble.
+                    near = NodeAffinitySchedulingStrategy(quick_node, soft=True) if quick_node else "SPREAD"
+                    late.launch(remote.options(scheduling_strategy=near), function, self._grant, flying)
+        if losers:
+            ray.wait(losers, num_returns=len(losers), timeout=_LOSER_SECONDS)
 
     def close(self) -> None:
         """Leave the cluster; an embedded one ends."""
@@ -175,19 +265,107 @@ def _own_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, answer)
 
 
-def _call(function: Callable[..., Value], grant: Grant, item: Any, *arguments: Any) -> Value:
-    return function(grant, item, *arguments)
+@dataclass(eq=False)
+class _Work(Generic[Item]):
+    """An item and the copies of its task that are in flight."""
+
+    item: Item
+    values: list[Any]
+    copies: list[Any] = field(default_factory=list)
+    since: float = field(default_factory=time.monotonic)
+
+    def launch(self, remote: Any, function: Callable[..., Any], grant: Grant, flying: dict[Any, _Work[Item]]) -> None:
+        reference = remote.remote(function, grant, self.item, *self.values)
+        self.copies.append(reference)
+        flying[reference] = self
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.since
 
 
-def _outcome(item: Item, reference: Any) -> Outcome[Item, Any]:
+class _Watch(AbstractContextManager["_Watch"]):
+    """Looks at the cluster in a thread of its own: a question to a head that is gone never returns."""
+
+    def __init__(self, grant: Grant, patience: float) -> None:
+        self.nodes = 0
+        """Nodes that are alive and could hold a worker."""
+        self._grant = grant
+        self._patience = patience
+        self._answered = self._held = time.monotonic()
+        self._heard = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(_LOOK_SECONDS)
+
+    def require_cluster(self) -> None:
+        """Make sure that there is something to wait for.
+
+        Raises:
+            ClusterLostError: if the head does not answer, or no node could hold a worker, for too long.
+        """
+        if time.monotonic() - self._answered > _SILENT_SECONDS:
+            self._heard.clear()
+            if not self._heard.wait(2 * _LOOK_SECONDS):  # or this process itself had been stopped
+                raise ClusterLostError(f"the head of the cluster has not answered for {_SILENT_SECONDS:g} s")
+        if self._answered - self._held > self._patience:
+            needs = "a GPU" if self._grant.gpus else f"{self._grant.cpus} CPUs"
+            raise ClusterLostError(f"no node of the cluster has had {needs} for a worker for {self._patience:g} s")
+
+    def _look(self) -> None:
+        while not self._stop.wait(_LOOK_SECONDS):
+            try:
+                nodes = _alive_nodes()
+            except RayError:
+                continue
+            self._answered = time.monotonic()
+            wanted = self._grant
+            self.nodes = sum(node.gpus >= 1 if wanted.gpus else node.cpus >= wanted.cpus for node in nodes)
+            if self.nodes:
+                self._held = self._answered
+            self._heard.set()
+
+
+def _alive_nodes() -> list[Node]:
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Node(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in resources]
+
+
+def _call(function: Callable[..., Value], grant: Grant, item: Any, *arguments: Any) -> tuple[str, Value]:
+    return ray.get_runtime_context().get_node_id(), function(grant, item, *arguments)
+
+
+@dataclass(frozen=True)
+class _Ended(Generic[Item]):
+    """How a copy of an item ended."""
+
+    outcome: Outcome[Item, Any]
+    node: str | None = None
+    """Id of the node that returned a value."""
+    lost: bool = False
+    """Whether the cluster failed, not the function."""
+
+
+def _outcome(item: Item, reference: Any) -> _Ended[Item]:
     try:
-        return Outcome(item, ray.get(reference))
+        node, value = ray.get(reference, timeout=_SILENT_SECONDS)
+        return _Ended(Outcome(item, value), node=node)
     except RayTaskError as error:
         cause = error.cause
-        return Outcome(item, failure=Failure(type(cause).__name__, str(cause), str(error)))
+        return _Ended(Outcome(item, failure=Failure(type(cause).__name__, str(cause), str(error))))
+    except LocalRayletDiedError:
+        raise  # so would every other item
     except RayError as error:
         message = f"{_first_line(error)} (after {RETRIES} retries)"
-        return Outcome(item, failure=Failure(type(error).__name__, message, str(error)))
+        return _Ended(Outcome(item, failure=Failure(type(error).__name__, message, str(error))), lost=True)
 
 
 def _first_line(error: BaseException) -> str:

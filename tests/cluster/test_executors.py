@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.executor import Capacity, Executor, Grant
+from cluster.executor import Capacity, Executor, Grant, Node
 from cluster.in_process import InProcessExecutor, local_cpus
 from cluster.ray_cluster import RayExecutor
 
@@ -101,9 +101,9 @@ def test_a_cluster_that_does_not_answer_is_refused() -> None:
 
 
 def test_the_cluster_is_divided_among_workers() -> None:
-    small = Capacity(nodes=1, cpus=2, cpus_per_node=2, gpus=0)
+    small = Capacity((Node(2, 0),))
     assert Grant.divide(small, None) == Grant.divide(small, 0) == Grant(cpus=2, gpus=0, workers=1)
-    big = Capacity(nodes=3, cpus=96, cpus_per_node=32, gpus=12)
+    big = Capacity((Node(32, 4),) * 3)
     assert Grant.divide(big, 0) == Grant(cpus=4, gpus=0, workers=24)
     assert Grant.divide(big, None) == Grant(cpus=4, gpus=1, workers=12)
     assert Grant.divide(big, 8).workers == 8
