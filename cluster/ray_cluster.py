@@ -24,6 +24,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 # Ray's coming default: a task that asks for no GPU sees them all; the device follows the grant here, never visibility.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Ray ends a driver whose cluster is silent for 60 s without a word; the executor itself notices, and names what is left.
+os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "600")
 # Ray's default is to run again without end what was killed for want of memory.
 os.environ.setdefault("RAY_task_oom_retries", "3")
 
@@ -38,7 +40,7 @@ _CONNECT_SECONDS = 10.0
 """How long a cluster may take to answer at all."""
 
 _SILENT_SECONDS = 20.0
-"""How long a cluster may not answer; after 60 s Ray itself would end the driver, without a word about shards."""
+"""How long the head of a cluster may not answer."""
 
 _NO_NODE_SECONDS = 30.0
 """How long a cluster may be without any node that could hold a worker, unless more time was asked for."""
@@ -243,7 +245,8 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
                 if ":" in self._address:  # Ray itself would try for a minute
                     host, _, port = self._address.rpartition(":")
                     socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-                ray.init(address=self._address, runtime_env={"py_modules": self._packages}, **quiet)
+                environment = {"py_modules": self._packages} if self._packages else None
+                ray.init(address=self._address, runtime_env=environment, **quiet)
             except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
                 raise ValueError(
                     f"no Ray cluster answers at --address {self._address} ({_first_line(error)}); "
