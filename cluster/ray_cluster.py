@@ -24,7 +24,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 # Ray's coming default: a task that asks for no GPU sees them all; the device follows the grant here, never visibility.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# Ray ends a driver whose cluster is silent for 60 s without a word; the executor itself notices, and names what is left.
+# Ray ends a driver without a word when its cluster is silent for 60 s; the executor notices, and names what is left.
 os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "600")
 # Ray's default is to run again without end what was killed for want of memory.
 os.environ.setdefault("RAY_task_oom_retries", "3")

@@ -112,23 +112,22 @@ def test_without_any_node_left_the_rest_fails_within_the_patience(monkeypatch: p
         assert time.monotonic() - started < 20
 
 
-def test_a_cluster_without_a_core_is_refused_and_one_that_grows_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_cluster_without_a_core_is_refused_and_one_that_grows_is_waited_for() -> None:
     said: list[str] = []
     with cluster_of(head=0) as cluster, RayExecutor(cluster.address) as executor:
         executor.grow(0, 0.5, said.append)
         with pytest.raises(ValueError, match=r"no CPU to run on \(1 node, 0 CPUs and 0 GPUs\)"):
             Grant.divide(executor.capacity(), 0)
-        growing = threading.Timer(1.0, lambda: cluster.add_node(num_cpus=1, num_gpus=2))
-        growing.start()
-        started = time.monotonic()
-        executor.grow(2, 60.0, said.append)
-        assert 1.0 < time.monotonic() - started < 50
-        growing.join()
+        waiting = threading.Thread(target=executor.grow, args=(2, 100.0, said.append))
+        waiting.start()
+        until(lambda: len(said) == 2, "the line that says what is waited for")
+        assert waiting.is_alive()
+        cluster.add_node(num_cpus=1, num_gpus=2)
+        waiting.join(30.0)
+        assert not waiting.is_alive()
         assert Grant.divide(executor.capacity(), 2).workers == 2
-        executor.grow(2, 60.0, said.append)
+        executor.grow(2, 100.0, said.append)
     assert said == [
         "waiting up to 0.5 s for 1 CPU; the cluster has 1 node, 0 CPUs and 0 GPUs",
-        "waiting up to 60 s for 2 GPUs; the cluster has 1 node, 0 CPUs and 0 GPUs",
+        "waiting up to 100 s for 2 GPUs; the cluster has 1 node, 0 CPUs and 0 GPUs",
     ]
