@@ -123,7 +123,8 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
         self._grant = grant
         self._connect(grant)
         # On a cluster with more GPUs than were asked for, only the number of items in flight keeps to that.
-        self._ahead = 1 if grant.gpus and grant.workers < self.capacity().gpus else _AHEAD
+        spare = self._address is not None and grant.gpus and grant.workers < self.capacity().gpus
+        self._ahead = 1 if spare else _AHEAD
 
     def put(self, value: Any) -> Handle:
         """Put a value into Ray's object store; arrays arrive at the workers read-only and without a copy.
@@ -197,8 +198,9 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
                 pace.add(work.seconds())
                 yield ended.outcome
             if drawn_out and flying and len(flying) < self._grant.workers and watch.nodes > 1:
-                late = max(flying.values(), key=_Work.seconds)
-                if len(late.copies) == 1 and pace.is_late(late.seconds()):
+                late = max((work for work in flying.values() if not work.twice), key=_Work.seconds, default=None)
+                if late and pace.is_late(late.seconds()):
+                    late.twice = True
                     # The node that ended an item last is alive and has room; the straggler's may be the trouble.
                     near = NodeAffinitySchedulingStrategy(quick_node, soft=True) if quick_node else "SPREAD"
                     late.launch(remote.options(scheduling_strategy=near), function, self._grant, flying)
@@ -275,6 +277,8 @@ class _Work(Generic[Item]):
     item: Item
     values: list[Any]
     copies: list[Any] = field(default_factory=list)
+    twice: bool = False
+    """Whether a second copy was started."""
     since: float = field(default_factory=time.monotonic)
 
     def launch(self, remote: Any, function: Callable[..., Any], grant: Grant, flying: dict[Any, _Work[Item]]) -> None:
@@ -320,8 +324,8 @@ class _Watch(AbstractContextManager["_Watch"]):
             if not self._heard.wait(2 * _LOOK_SECONDS):  # or this process itself had been stopped
                 raise ClusterLostError(f"the head of the cluster has not answered for {_SILENT_SECONDS:g} s")
         if self._answered - self._held > self._patience:
-            needs = "a GPU" if self._grant.gpus else f"{self._grant.cpus} CPUs"
-            raise ClusterLostError(f"no node of the cluster has had {needs} for a worker for {self._patience:g} s")
+            size = "1 GPU" if self._grant.gpus else f"CPUs: {self._grant.cpus}"
+            raise ClusterLostError(f"the cluster has had no node for a worker ({size}) for {self._patience:g} s")
 
     def _look(self) -> None:
         while not self._stop.wait(_LOOK_SECONDS):

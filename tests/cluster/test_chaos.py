@@ -1,4 +1,4 @@
-"""Fifty kills of workers, nodes and drivers at random moments: what was committed stays, and every run ends the same."""
+"""Fifty kills of workers, nodes and drivers at random moments: what is committed stays, every run ends the same."""
 
 from __future__ import annotations
 
