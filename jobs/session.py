@@ -62,14 +62,14 @@ class Session:
         in_process: bool,
         seed: int,
         quiet: bool,
-        wait: float | None = None,
+        wait: int | None = None,
     ) -> None:
         if address is not None and in_process:
             raise ValueError(f"--address {address} and --in-process exclude each other; leave one out")
         if address is not None and "://" in address:
             raise ValueError(f"--address {address} is a URL; join a cluster from one of its nodes: auto or host:port")
         if wait is not None and address is None:
-            raise ValueError(f"--wait {wait:g} needs --address: only a cluster that is joined can grow")
+            raise ValueError(f"--wait {wait} needs --address; only a cluster that is joined can grow")
         self._out = local_folder(out)
         self._gpus = gpus
         self._address = address

@@ -26,7 +26,7 @@ class SessionOptions:
     in_process: bool
     seed: int
     quiet: bool
-    wait: float | None = None
+    wait: int | None = None
     gpus: int | None = 0
 
     def session(self) -> Session:
@@ -160,7 +160,7 @@ _SESSION_OPTIONS = (
     out_option,
     click.option("--address", default=None, metavar="ADDRESS",
                  help="Ray cluster to join: auto or host:port.  [default: one of this machine's own]"),
-    click.option("--wait", type=click.FloatRange(min=0), default=None, metavar="SECONDS",
+    click.option("--wait", type=click.IntRange(min=0), default=None, metavar="SECONDS",
                  help="How long a joined cluster may take to grow to what is asked for.  [default: not at all]"),
     click.option("--in-process", is_flag=True, help="Run without Ray, in this process (for debugging)."),
     click.option("--seed", type=int, default=0, show_default=True, metavar="N",

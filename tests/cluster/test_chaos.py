@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 from interruptions import hashes
-from nodes import cluster_of, submit, workers
+from nodes import cluster_of, raylet, submit, workers
 from ray.cluster_utils import Cluster
 
 from cluster.in_process import InProcessExecutor
@@ -25,11 +25,11 @@ from outputs.run import Run
 from pipeline.planted import PlantedDesign
 
 SEED = 20261121
-KILLS = {"worker": 31, "node": 13, "driver": 6}
-SHARDS = 400
+KILLS = {"worker": 32, "node": 13, "driver": 5}
+SHARDS = 800
 MOST_BETWEEN = 40
 """Receipts between two kills, at most."""
-SECONDS = 600.0
+SECONDS = 1200.0
 """A run that hangs fails the test."""
 
 
@@ -107,7 +107,7 @@ class Chaos:
             self.driver.kill()
             self.driver.wait()
         elif what == "node":
-            self.cluster.remove_node(random.choice(sorted(self.cluster.worker_nodes, key=id)), allow_graceful=False)
+            self.cluster.remove_node(random.choice(sorted(self.cluster.worker_nodes, key=raylet)), allow_graceful=False)
             self.cluster.add_node(wait=False, num_cpus=1)
         else:
             everyone = [process for node in self.cluster.list_all_nodes() for process in workers(node)]

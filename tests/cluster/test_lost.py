@@ -107,5 +107,5 @@ def test_waiting_is_for_clusters_that_are_joined(planted_tiny: Path, tmp_path: P
     refused = submit("full-vocab", "--model", planted_tiny, "--out", tmp_path / "out", "--wait", "5")
     _, errors = refused.communicate(timeout=60)
     assert refused.returncode == 2
-    assert errors == "submit: error: --wait 5 needs --address: only a cluster that is joined can grow\n"
+    assert errors == "submit: error: --wait 5 needs --address; only a cluster that is joined can grow\n"
     assert not (tmp_path / "out").exists()
