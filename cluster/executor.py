@@ -11,19 +11,37 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
-@dataclass(frozen=True, kw_only=True)
+class ClusterLostError(Exception):
+    """The cluster is out of reach, so that nothing more can be computed on it."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine has."""
+
+    cpus: int
+    """Processor cores."""
+    gpus: int
+
+
+@dataclass(frozen=True)
 class Capacity:
     """What a cluster has, whether busy or not."""
 
-    nodes: int
-    cpus: int
-    """Processor cores of all nodes together."""
-    cpus_per_node: int
-    """Cores of the smallest node."""
-    gpus: int
+    nodes: tuple[Node, ...]
+
+    @property
+    def cpus(self) -> int:
+        """Processor cores of all nodes together."""
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all nodes together."""
+        return sum(node.gpus for node in self.nodes)
 
     def __str__(self) -> str:
-        return f"{_count(self.nodes, 'node')}, {_count(self.cpus, 'CPU')} and {_count(self.gpus, 'GPU')}"
+        return f"{_count(len(self.nodes), 'node')}, {_count(self.cpus, 'CPU')} and {_count(self.gpus, 'GPU')}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +65,7 @@ class Grant:
 
     @classmethod
     def divide(cls, capacity: Capacity, gpus: int | None, *, most_cpus: int = MOST_CPUS) -> Grant:
-        """Divide a cluster among workers.
+        """Divide a cluster, whose nodes may differ, among workers of one size.
 
         Args:
             capacity: what the cluster has.
@@ -55,19 +73,27 @@ class Grant:
             most_cpus: threads that a worker can use.
 
         Returns:
-            One GPU a worker, or up to that many threads a worker on CPUs.
+            One GPU a worker, with its share of the cores of its node, or CPU workers of as many threads as leave no
+            more than a tenth of the cores idle.
 
         Raises:
-            ValueError: if the cluster has fewer GPUs than asked for.
+            ValueError: if the cluster has fewer GPUs than asked for, or nothing to run on.
         """
         wanted = capacity.gpus if gpus is None else gpus
         if wanted > capacity.gpus:
             fewer = f"ask for at most {capacity.gpus}, or " if capacity.gpus else ""
             raise ValueError(f"--gpus {wanted} is more than the cluster has ({capacity}); {fewer}use --gpus 0 for CPUs")
         if wanted:
-            return cls(cpus=max(1, min(capacity.cpus // wanted, most_cpus)), gpus=1, workers=wanted)
-        cpus = max(1, min(capacity.cpus_per_node, most_cpus))
-        return cls(cpus=cpus, gpus=0, workers=max(1, capacity.cpus // cpus))
+            shares = [node.cpus // node.gpus for node in capacity.nodes if node.gpus]
+            return cls(cpus=max(1, min(*shares, most_cpus)), gpus=1, workers=wanted)
+        if not capacity.cpus:
+            raise ValueError(f"the cluster has no CPU to run on ({capacity}); add a node, or wait for one with --wait")
+
+        def workers_of(cpus: int) -> int:
+            return sum(node.cpus // cpus for node in capacity.nodes)
+
+        cpus = next(cpus for cpus in range(max(1, most_cpus), 0, -1) if cpus * workers_of(cpus) >= 0.9 * capacity.cpus)
+        return cls(cpus=cpus, gpus=0, workers=workers_of(cpus))
 
 
 @dataclass(frozen=True)
@@ -115,7 +141,11 @@ class Executor(Protocol):
         ...
 
     def put(self, value: Any) -> Handle:
-        """Share a value with all workers, once."""
+        """Share a value with all workers, once.
+
+        Raises:
+            ClusterLostError: if the cluster cannot take it.
+        """
         ...
 
     def map(
@@ -130,6 +160,9 @@ class Executor(Protocol):
 
         Returns:
             One outcome an item, as they end. An error of the function is an outcome; only lost workers are retried.
+
+        Raises:
+            ClusterLostError: if the items that are left can no longer be computed.
         """
         ...
 

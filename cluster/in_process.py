@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
-from cluster.executor import Capacity, Failure, Grant, Handle, Item, Outcome, Value
+from cluster.executor import Capacity, Failure, Grant, Handle, Item, Node, Outcome, Value
 
 
 class InProcessExecutor(AbstractContextManager["InProcessExecutor"]):
@@ -22,8 +22,7 @@ class InProcessExecutor(AbstractContextManager["InProcessExecutor"]):
 
     def capacity(self) -> Capacity:
         """The cores this process may use; a GPU is left to the Ray executor."""
-        cpus = local_cpus()
-        return Capacity(nodes=1, cpus=cpus, cpus_per_node=cpus, gpus=0)
+        return Capacity((Node(local_cpus(), 0),))
 
     def start(self, grant: Grant) -> None:
         """Take the grant."""

@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-import re
 import signal
 import socket
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import Any, Generic
 
-from cluster.executor import Capacity, Failure, Grant, Handle, Item, Outcome, Value
+from cluster.executor import Capacity, ClusterLostError, Failure, Grant, Handle, Item, Node, Outcome, Value
 from cluster.in_process import local_cpus
-from cluster.remote_job import COMMAND, JobState, LostDashboardError, UnknownJobError
+from cluster.pace import Pace
+from cluster.watch import LOOK_SECONDS, SILENT_SECONDS, Watch
 
 # Read when ray is imported: no usage report is sent, and an environment manager around us is not copied to workers.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 # Ray's coming default: a task that asks for no GPU sees them all; the device follows the grant here, never visibility.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Ray ends a driver without a word when its cluster is silent for 60 s; the executor notices, and names what is left.
+os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "600")
+# Ray's default is to run again without end what was killed for want of memory.
+os.environ.setdefault("RAY_task_oom_retries", "3")
 
 import ray  # noqa: TID251
-from ray.exceptions import RayError, RayTaskError  # noqa: TID251
+from ray.exceptions import AuthenticationError as AuthenticationError  # noqa: TID251
+from ray.exceptions import LocalRayletDiedError, RayError, RayTaskError  # noqa: TID251
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: TID251
 
 RETRIES = 3
 """How often an item is run again after its worker or node was lost. Errors of the function are never retried."""
 
 _CONNECT_SECONDS = 10.0
 """How long a cluster may take to answer at all."""
+
+_NO_NODE_SECONDS = 30.0
+"""How long a cluster may be without any node that could hold a worker, unless more time was asked for."""
+
+_ANSWER_SECONDS = 60.0
+"""How long a dashboard that answered once may take for an answer."""
+
+_LOSER_SECONDS = 10.0
+"""How long a second copy that came too late may take to end."""
 
 _AHEAD = 2
 """Items in flight for each worker, so that none waits for the driver."""
@@ -45,14 +60,19 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
     Args:
         address: None for a cluster of this machine's own that ends with the run; `auto` or `host:port` to join one.
         packages: our packages, which are sent to the workers of a joined cluster.
+        patience: seconds that the cluster may be without any node that could hold a worker.
     """
 
     name = "ray"
 
-    def __init__(self, address: str | None = None, *, packages: Sequence[ModuleType] = ()) -> None:
+    def __init__(
+        self, address: str | None = None, *, packages: Sequence[ModuleType] = (), patience: float = 0.0
+    ) -> None:
         self._address = address
         self._packages = list(packages)
+        self._patience = max(patience, _NO_NODE_SECONDS)
         self._grant = Grant(cpus=1, gpus=0, workers=1)
+        self._ahead = _AHEAD
         self._connected = False
 
     def capacity(self) -> Capacity:
@@ -62,59 +82,132 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
             ValueError: if the cluster of `address` cannot be joined.
         """
         if self._address is None:
-            cpus = local_cpus()
-            return Capacity(nodes=1, cpus=cpus, cpus_per_node=cpus, gpus=_local_gpus())
+            return Capacity((Node(local_cpus(), _local_gpus()),))
         self._connect(None)
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        cpus_of_nodes = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
-        return Capacity(
-            nodes=len(nodes),
-            cpus=sum(cpus_of_nodes),
-            cpus_per_node=min(cpus_of_nodes, default=0),
-            gpus=int(sum(node.get("GPU", 0) for node in nodes)),
-        )
+        return Capacity(tuple(_alive_nodes()))
+
+    def grow(self, gpus: int | None, seconds: float, say: Callable[[str], None]) -> None:
+        """Wait for an autoscaling cluster to have what is asked for; what it lacks in the end is not said here.
+
+        Args:
+            gpus: GPUs to wait for; 0 or None = one CPU.
+            seconds: how long at most.
+            say: shows a line.
+
+        Raises:
+            ValueError: if the cluster cannot be joined.
+        """
+        wanted, kind = (gpus, "GPU") if gpus else (1, "CPU")
+
+        def lacks(capacity: Capacity) -> bool:
+            return (capacity.gpus if gpus else capacity.cpus) < wanted
+
+        capacity = self.capacity()
+        if not lacks(capacity):
+            return
+        from ray.autoscaler.sdk import request_resources  # noqa: TID251
+
+        say(f"waiting up to {seconds:g} s for {wanted} {kind}{'s' if wanted > 1 else ''}; the cluster has {capacity}")
+        deadline = time.monotonic() + seconds
+        request_resources(bundles=[{kind: 1}] * wanted)
+        try:
+            while lacks(self.capacity()) and time.monotonic() < deadline:
+                time.sleep(min(LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
+        finally:
+            # The request would outlive this process and keep nodes up; from here on, the tasks in the queue ask.
+            request_resources(bundles=[])
 
     def start(self, grant: Grant) -> None:
         """Start the embedded cluster, or join the existing one."""
         self._grant = grant
         self._connect(grant)
+        # On a cluster with more GPUs than were asked for, only the number of items in flight keeps to that.
+        spare = self._address is not None and grant.gpus and grant.workers < self.capacity().gpus
+        self._ahead = 1 if spare else _AHEAD
 
     def put(self, value: Any) -> Handle:
-        """Put a value into Ray's object store; arrays arrive at the workers read-only and without a copy."""
-        return Handle(ray.put(value))
+        """Put a value into Ray's object store; arrays arrive at the workers read-only and without a copy.
+
+        The driver owns it: a node that is lost loses only its copy.
+        """
+        try:
+            return Handle(ray.put(value))
+        except RayError as error:
+            raise ClusterLostError(
+                f"what the workers share cannot be put on the cluster: {first_line(error)}"
+            ) from error
 
     def map(
         self, function: Callable[..., Value], tasks: Iterable[tuple[Item, tuple[Any, ...]]]
     ) -> Iterator[Outcome[Item, Value]]:
-        """Run each task on a worker; see `Executor.map`."""
-        # max_calls=0 keeps a worker's process, and its CUDA context, for the next item.
+        """Run each task on a worker; see `Executor.map`.
+
+        Once no task is left to be drawn and workers are idle, an item that takes much longer than the others did is
+        run a second time; the copy that ends first with a value counts, and the other is stopped.
+        """
+        with Watch(self._grant, self._patience, _alive_nodes) as watch:
+            try:
+                yield from self._map(function, iter(tasks), watch)
+            except RayError as error:
+                raise ClusterLostError(f"the cluster is out of reach ({first_line(error)})") from error
+
+    def _map(
+        self, function: Callable[..., Value], tasks: Iterator[tuple[Item, tuple[Any, ...]]], watch: Watch
+    ) -> Iterator[Outcome[Item, Value]]:
+        # max_calls=0 keeps a worker's process, and its CUDA context, for the next item. A GPU worker asks for no core:
+        # the GPU is what there is one of, and a node with fewer cores than GPUs would leave some of these idle.
+        # Ray would give such a worker's arithmetic one thread.
+        threads = {"env_vars": {"OMP_NUM_THREADS": str(self._grant.cpus)}} if self._grant.gpus else {}
         remote = ray.remote(
-            num_cpus=self._grant.cpus if not self._grant.gpus else 1,
+            num_cpus=0 if self._grant.gpus else self._grant.cpus,
+            runtime_env=threads,
             num_gpus=self._grant.gpus,
             max_calls=0,
             max_retries=RETRIES,
             retry_exceptions=False,
             scheduling_strategy="SPREAD",
         )(_call)
-        remaining = iter(tasks)
-        items: dict[Any, Item] = {}
-        waiting: deque[Any] = deque()
+        flying: dict[Any, _Work[Item]] = {}  # by the reference of each copy
+        losers: list[Any] = []
+        pace = Pace()
+        quick_node: str | None = None
+        drawn_out = False
         while True:
-            while len(waiting) < self._grant.workers * _AHEAD:
-                task = next(remaining, None)
+            while not drawn_out and len(flying) < self._grant.workers * self._ahead:
+                task = next(tasks, None)
                 if task is None:
+                    drawn_out = True
                     break
                 item, arguments = task
                 values = [argument.reference if isinstance(argument, Handle) else argument for argument in arguments]
-                reference = remote.remote(function, self._grant, item, *values)
-                items[reference] = item
-                waiting.append(reference)
-            if not waiting:
-                return
-            done, rest = ray.wait(list(waiting), num_returns=1)
-            waiting = deque(rest)
+                work = _Work(item, values)
+                work.launch(remote, function, self._grant, flying)
+            if not flying:
+                break
+            watch.require_cluster()
+            done, _ = ray.wait(list(flying), num_returns=1, timeout=LOOK_SECONDS)
             for reference in done:
-                yield _outcome(items.pop(reference), reference)
+                work = flying.pop(reference)
+                work.copies.remove(reference)
+                ended = _outcome(work.item, reference)
+                if ended.lost and work.copies:
+                    continue  # the other copy is still at it
+                quick_node = ended.node or quick_node
+                for loser in work.copies:
+                    del flying[loser]
+                    ray.cancel(loser, force=True)
+                    losers.append(loser)
+                pace.add(work.seconds())
+                yield ended.outcome
+            if drawn_out and flying and len(flying) < self._grant.workers and watch.nodes > 1:
+                late = max((work for work in flying.values() if not work.twice), key=_Work.seconds, default=None)
+                if late and pace.is_late(late.seconds()):
+                    late.twice = True
+                    # The node that ended an item last is alive and has room; the straggler's may be the trouble.
+                    near = NodeAffinitySchedulingStrategy(quick_node, soft=True) if quick_node else "SPREAD"
+                    late.launch(remote.options(scheduling_strategy=near), function, self._grant, flying)
+        if losers:
+            ray.wait(losers, num_returns=len(losers), timeout=_LOSER_SECONDS)
 
     def close(self) -> None:
         """Leave the cluster; an embedded one ends."""
@@ -148,7 +241,7 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
                 )
             except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
                 raise ValueError(
-                    f"Ray cannot start on this machine ({_first_line(error)}); it needs a writable home and /tmp, "
+                    f"Ray cannot start on this machine ({first_line(error)}); it needs a writable home and /tmp, "
                     "or leave it out with --in-process"
                 ) from error
         else:
@@ -157,11 +250,11 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
                     host, _, port = self._address.rpartition(":")
                     socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
                 # A job whose code a cluster was handed passes that on to its workers by itself.
-                modules = {"py_modules": self._packages} if self._packages else None
-                ray.init(address=self._address, runtime_env=modules, **quiet)
+                environment = {"py_modules": self._packages} if self._packages else None
+                ray.init(address=self._address, runtime_env=environment, **quiet)
             except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
                 raise ValueError(
-                    f"no Ray cluster answers at --address {self._address} ({_first_line(error)}); "
+                    f"no Ray cluster answers at --address {self._address} ({first_line(error)}); "
                     "start one with 'ray start --head', set RAY_AUTH_MODE=token if it asks for this user's token, "
                     "or leave --address out"
                 ) from error
@@ -180,22 +273,65 @@ def _own_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, answer)
 
 
-def _call(function: Callable[..., Value], grant: Grant, item: Any, *arguments: Any) -> Value:
-    return function(grant, item, *arguments)
+@dataclass(eq=False)
+class _Work(Generic[Item]):
+    """An item and the copies of its task that are in flight."""
+
+    item: Item
+    values: list[Any]
+    copies: list[Any] = field(default_factory=list)
+    twice: bool = False
+    """Whether a second copy was started."""
+    since: float = field(default_factory=time.monotonic)
+
+    def launch(self, remote: Any, function: Callable[..., Any], grant: Grant, flying: dict[Any, _Work[Item]]) -> None:
+        reference = remote.remote(function, grant, self.item, *self.values)
+        self.copies.append(reference)
+        flying[reference] = self
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.since
 
 
-def _outcome(item: Item, reference: Any) -> Outcome[Item, Any]:
+def _alive_nodes() -> list[Node]:
     try:
-        return Outcome(item, ray.get(reference))
+        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    except RayError as error:
+        raise ClusterLostError(f"the cluster is out of reach ({first_line(error)})") from error
+    return [Node(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in resources]
+
+
+def _call(function: Callable[..., Value], grant: Grant, item: Any, *arguments: Any) -> tuple[str, Value]:
+    return ray.get_runtime_context().get_node_id(), function(grant, item, *arguments)
+
+
+@dataclass(frozen=True)
+class _Ended(Generic[Item]):
+    """How a copy of an item ended."""
+
+    outcome: Outcome[Item, Any]
+    node: str | None = None
+    """Id of the node that returned a value."""
+    lost: bool = False
+    """Whether the cluster failed, not the function."""
+
+
+def _outcome(item: Item, reference: Any) -> _Ended[Item]:
+    try:
+        node, value = ray.get(reference, timeout=SILENT_SECONDS)
+        return _Ended(Outcome(item, value), node=node)
     except RayTaskError as error:
         cause = error.cause
-        return Outcome(item, failure=Failure(type(cause).__name__, str(cause), str(error)))
+        return _Ended(Outcome(item, failure=Failure(type(cause).__name__, str(cause), str(error))))
+    except LocalRayletDiedError:
+        raise  # so would every other item
     except RayError as error:
-        message = f"{_first_line(error)} (after {RETRIES} retries)"
-        return Outcome(item, failure=Failure(type(error).__name__, message, str(error)))
+        message = f"{first_line(error)} (after {RETRIES} retries)"
+        return _Ended(Outcome(item, failure=Failure(type(error).__name__, message, str(error))), lost=True)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; Ray's errors say many."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -209,138 +345,34 @@ def _local_gpus() -> int:
     return min(present, len([device for device in visible.split(",") if device.strip() not in ("", "-1")]))
 
 
-_ANSWER_SECONDS = 60.0
-"""How long a dashboard that answered once may take for an answer."""
+def jobs_client(address: str) -> Any:
+    """Ray's client of the Jobs API of a cluster.
 
-
-class Dashboard:
-    """A cluster's Jobs API: a `cluster.remote_job.JobsApi` that also takes and stops jobs.
+    Ray's own waits for an answer for ever, and lets RAY_API_SERVER_ADDRESS and RAY_ADDRESS override the address.
 
     Args:
-        address: `http://` or `https://` URL of the head's dashboard.
+        address: `http://` or `https://` URL of the head's dashboard, which is asked for its version at once.
+
+    Returns:
+        A `ray.job_submission.JobSubmissionClient`.
 
     Raises:
-        ValueError: if no dashboard answers there, or it does not let us in.
+        OSError, RuntimeError, KeyError, TypeError: whatever the answer makes Ray raise.
     """
+    from ray.job_submission import JobSubmissionClient  # noqa: TID251 - few commands need it
 
-    def __init__(self, address: str) -> None:
-        from ray.job_submission import JobSubmissionClient  # noqa: TID251 - few commands need it
+    class Client(JobSubmissionClient):
+        answer_seconds = _CONNECT_SECONDS
 
-        class Client(JobSubmissionClient):
-            """Ray's client, which would wait for an answer for ever."""
+        def _do_request(self, *arguments: Any, **more: Any) -> Any:
+            return super()._do_request(*arguments, timeout=(_CONNECT_SECONDS, self.answer_seconds), **more)
 
-            answer_seconds = _CONNECT_SECONDS
-
-            def _do_request(self, *arguments: Any, **more: Any) -> Any:
-                return super()._do_request(*arguments, timeout=(_CONNECT_SECONDS, self.answer_seconds), **more)
-
-        self._address = address
-        for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
-            logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
-        try:
-            with _only_address(address), self._answers():
-                self._client = Client(address)
-        except (LostDashboardError, KeyError, TypeError) as error:
-            reason = _first_line(error.__cause__ or error).partition(". ")[0].rstrip(".")
-            raise ValueError(
-                f"no Ray dashboard answers at --address {address} ({reason}); "
-                "give the URL of the head's dashboard, such as http://localhost:8265 through "
-                "'ssh -L 8265:localhost:8265 HEAD'"
-            ) from error
-        Client.answer_seconds = _ANSWER_SECONDS
-
-    def submit(self, job_id: str, entrypoint: str, folder: Path, metadata: Mapping[str, str]) -> None:
-        """Send a folder, and run a shell command in it.
-
-        Raises:
-            LostDashboardError: if the cluster does not take the job, or cannot be asked any more.
-        """
-        with self._answers():
-            self._client.submit_job(
-                submission_id=job_id,
-                entrypoint=entrypoint,
-                runtime_env={"working_dir": str(folder)},
-                metadata=dict(metadata),
-            )
-
-    def state(self, job_id: str) -> JobState:
-        """Where a job stands.
-
-        Raises:
-            UnknownJobError: if there is none of this id.
-        """
-        with self._answers(job_id):
-            if not re.fullmatch(r"[\w.-]*[\w-]", job_id):  # it becomes a part of a URL
-                raise UnknownJobError(f"{job_id!r} is no id of a job; list these with: submit jobs")
-            return _job_state(self._client.get_job_info(job_id))
-
-    def states(self) -> list[JobState]:
-        """Where every job stands that was submitted through the API."""
-        with self._answers():
-            return [_job_state(details) for details in self._client.list_jobs() if details.submission_id]
-
-    def log(self, job_id: str) -> str:
-        """All of a job's log."""
-        with self._answers():
-            return str(self._client.get_job_logs(job_id))
-
-    def tail(self, job_id: str, pause: float) -> Generator[str]:
-        """A job's log from its beginning, as it comes; an empty text after `pause` seconds without any."""
-        with self._answers(), closing(asyncio.new_event_loop()) as loop:
-            pieces: Any = self._client.tail_job_logs(job_id)
-            coming: asyncio.Future[str] | None = None
-            try:
-                while True:
-                    coming = coming or asyncio.ensure_future(anext(pieces), loop=loop)
-                    arrived, _ = loop.run_until_complete(asyncio.wait([coming], timeout=pause))
-                    if not arrived:
-                        yield ""
-                        continue
-                    try:
-                        piece = coming.result()
-                    except StopAsyncIteration:
-                        return
-                    coming = None
-                    yield piece
-            finally:
-                if coming is not None:
-                    coming.cancel()
-                    loop.run_until_complete(asyncio.wait([coming]))
-                loop.run_until_complete(pieces.aclose())
-
-    def stop(self, job_id: str) -> None:
-        """Ask a job to stop; it takes some seconds.
-
-        Raises:
-            UnknownJobError: if there is none of this id.
-        """
-        with self._answers(job_id):
-            self._client.stop_job(job_id)
-
-    @contextmanager
-    def _answers(self, job_id: str = "") -> Iterator[None]:
-        """Give Ray's errors names, and what a user can do about them."""
-        import aiohttp
-        from ray.exceptions import AuthenticationError  # noqa: TID251
-
-        try:
-            yield
-        except AuthenticationError as error:
-            answer = _first_line(error).partition(":")[0]
-            known = {"Authentication required": "none was sent", "Authentication failed": "it is not the one sent"}
-            raise ValueError(
-                f"the dashboard at {self._address} asks for the cluster's token ({known.get(answer, 'none is here')}); "
-                "set RAY_AUTH_MODE=token, and put the token into RAY_AUTH_TOKEN or ~/.ray/auth_token"
-            ) from error
-        except (OSError, RuntimeError, aiohttp.ClientError) as error:
-            if job_id and "status code 404" in str(error):
-                raise UnknownJobError(
-                    f"the cluster at {self._address} knows no job {job_id}; list its jobs with: submit jobs --all"
-                ) from error
-            raise LostDashboardError(
-                f"the dashboard at {self._address} does not answer as it should ({_first_line(error)}); look at the "
-                "head, or try again"
-            ) from error
+    for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
+    with _only_address(address):
+        client = Client(address)
+    client.answer_seconds = _ANSWER_SECONDS
+    return client
 
 
 @contextmanager
@@ -356,17 +388,3 @@ def _only_address(address: str) -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
-
-
-def _job_state(details: Any) -> JobState:
-    """Ray's description of a job as our own."""
-    return JobState(
-        job_id=details.submission_id or details.job_id,
-        status=str(details.status.value),
-        entrypoint=details.entrypoint,
-        command=(details.metadata or {}).get(COMMAND),
-        started=details.start_time / 1000 if details.start_time else None,
-        ended=details.end_time / 1000 if details.end_time else None,
-        exit_code=details.driver_exit_code,
-        message=details.message or "",
-    )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import click
 
+from cluster.executor import ClusterLostError
 from jobs.commands.ablation import ablation
 from jobs.commands.communities import communities
 from jobs.commands.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, INTERRUPTED, say
@@ -55,6 +56,8 @@ def run(argv: Sequence[str]) -> int:
         return say("interrupted; what was committed is kept, and the same command goes on from there", INTERRUPTED)
     except ValueError as error:
         return _refuse(str(error))
+    except ClusterLostError as error:
+        return say(f"error: {error}; what was committed is kept, submit the same request again", INCOMPLETE)
     except BrokenPipeError:
         # Whoever read our output has seen enough; it is printed after everything was committed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

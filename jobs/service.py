@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
-from cluster.executor import Executor, Failure, Grant
+from cluster.executor import ClusterLostError, Executor, Failure, Grant
 from jobs.clock import Clock
 from jobs.progress import Progress
 from outputs.identity import identify
@@ -190,10 +190,18 @@ def _compute(
 ) -> tuple[int, dict[str, Failure]]:
     """Compute the missing shards; how many were computed, and why the others were not."""
     failures: dict[str, Failure] = {}
+
+    def fail(shard: Shard, failure: Failure) -> None:
+        failures[shard.name] = failure
+        run.note_failure(shard.name, failure.trace or str(failure))
+        progress.failed(shard, failure)
+
     left = missing
     computed = 0
+    rest = Failure("Missing", "what it stands on failed, or its parts were changed", "")
+    lost = False
     for _ in range(_ROUNDS):
-        if not missing or failures:
+        if not missing or failures or lost:
             break
         progress.begin(shards, missing, job.scores_in)
         begun: set[str] = set()
@@ -204,10 +212,7 @@ def _compute(
                 progress.computing()
                 for outcome in executor.map(job.run_shard, chain([first] if first else [], tasks)):
                     if outcome.value is None:
-                        failure = outcome.failure or Failure("Lost", "it has no outcome", "")
-                        failures[outcome.item.name] = failure
-                        run.note_failure(outcome.item.name, failure.trace)
-                        progress.failed(outcome.item, failure)
+                        fail(outcome.item, outcome.failure or Failure("Lost", "it has no outcome", ""))
                     else:
                         run.record(outcome.value)
                         begun.add(outcome.item.group)
@@ -215,6 +220,9 @@ def _compute(
                         progress.committed(outcome.item)
                 progress.waiting()
                 clock.lap("computing and writing")
+        except ClusterLostError as error:
+            lost = True
+            rest = Failure("ClusterLost", str(error), str(error))
         except ValueError as error:
             # The request was checked before this point: a ValueError from here is our own fault, no bad request.
             raise RuntimeError(f"{job.name} failed while it was computed") from error
@@ -226,7 +234,8 @@ def _compute(
             stuck = {shard.group for shard in left} - begun
             missing = [shard for shard in shards if shard in left or shard.group in stuck]
     for shard in left:
-        failures.setdefault(shard.name, Failure("Missing", "what it stands on failed, or its parts were changed", ""))
+        if shard.name not in failures:
+            fail(shard, rest)
     return computed, failures
 
 

@@ -58,24 +58,36 @@ class Session:
         in_process: run without Ray.
         seed: `--seed`, kept in the manifest.
         quiet: print nothing but errors.
+        wait: `--wait`, seconds that a joined cluster may take to grow.
 
     Raises:
         ValueError: if the options contradict each other or name something unsupported.
     """
 
     def __init__(
-        self, *, out: str, gpus: int | None, address: str | None, in_process: bool, seed: int, quiet: bool
+        self,
+        *,
+        out: str,
+        gpus: int | None,
+        address: str | None,
+        in_process: bool,
+        seed: int,
+        quiet: bool,
+        wait: int | None = None,
     ) -> None:
         if address is not None and "://" in address:
             raise ValueError(
                 f"--address {address} is no cluster; give auto, host:port or the dashboard's http://host:8265"
             )
+        if wait is not None and address is None:
+            raise ValueError(f"--wait {wait} needs --address; only a cluster that is joined can grow")
         self._out = local_folder(out)
         self._gpus = gpus
         self._address = address
         self._in_process = in_process
         self._seed = seed
         self._quiet = quiet
+        self._wait = wait
         self._console = Console(highlight=False, soft_wrap=False)
         self.progress = Progress(quiet=quiet)
         self._clock = Clock()
@@ -89,7 +101,12 @@ class Session:
         """
         with ExitStack() as stack:
             stack.enter_context(self._executor)
-            if self._gpus:
+            if self._wait is not None:
+                from cluster.ray_cluster import RayExecutor
+
+                assert isinstance(self._executor, RayExecutor), "--wait was refused without --address"
+                self._executor.grow(self._gpus, self._wait, self.progress.say)
+            if self._gpus or self._address is not None:
                 from cluster.executor import Grant
 
                 Grant.divide(self._executor.capacity(), self._gpus)
@@ -181,4 +198,4 @@ class Session:
             return RayExecutor()
         from outputs.provenance import is_copy
 
-        return RayExecutor(self._address, packages=() if is_copy() else our_packages())
+        return RayExecutor(self._address, packages=() if is_copy() else our_packages(), patience=self._wait or 0.0)

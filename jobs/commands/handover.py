@@ -20,8 +20,8 @@ from jobs.commands.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, INTERRUPTED,
 from jobs.commands.options import InputFile
 
 if TYPE_CHECKING:
+    from cluster.dashboard import Dashboard
     from cluster.package import Package
-    from cluster.ray_cluster import Dashboard
     from cluster.remote_job import JobState
     from jobs.commands.options import SessionOptions
 
@@ -154,7 +154,7 @@ def open_dashboard(address: str | None) -> Dashboard:
         raise ValueError(f"--address {address} is no URL of a dashboard; give one, {example}")
     if parts.username is not None or parts.password is not None:
         raise ValueError("--address holds a user's name; leave it out, and give the cluster's token in RAY_AUTH_TOKEN")
-    from cluster.ray_cluster import Dashboard
+    from cluster.dashboard import Dashboard
 
     return Dashboard(address)
 

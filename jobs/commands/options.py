@@ -33,6 +33,7 @@ class SessionOptions:
     in_process: bool
     seed: int
     quiet: bool
+    wait: int | None = None
     gpus: int | None = 0
     detach: bool = False
 
@@ -62,6 +63,7 @@ class SessionOptions:
             in_process=self.in_process,
             seed=self.seed,
             quiet=self.quiet,
+            wait=self.wait,
         )
 
 
@@ -179,6 +181,8 @@ _SESSION_OPTIONS = (
                  help="Ray cluster to join: auto or host:port. A dashboard, http://HEAD:8265: hand the command to its "
                  "cluster and show the log.  [default: a cluster of this machine's own]"),
     click.option("--detach", is_flag=True, help="With a dashboard: print the job's id and leave it to the cluster."),
+    click.option("--wait", type=click.IntRange(min=0), default=None, metavar="SECONDS",
+                 help="How long a joined cluster may take to grow to what is asked for.  [default: not at all]"),
     click.option("--in-process", is_flag=True, help="Run without Ray, in this process (for debugging)."),
     click.option("--seed", type=int, default=0, show_default=True, metavar="N",
                  help="Seed of whatever a job draws at random; full-vocab draws nothing."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.executor import Capacity, Grant
+from cluster.executor import Capacity, Grant, Node
 from jobs.scale.device import Core, Gpu
 from jobs.scale.memory import Memory
 from jobs.scale.shape import Shape
@@ -74,8 +74,8 @@ class Machines:
             gpu: kind of the GPUs.
             core: what a core does.
         """
-        capacity = Capacity(nodes=1, cpus=cpus, cpus_per_node=cpus, gpus=gpus)
-        return cls(grant=Grant.divide(capacity, gpus), gpu=gpu if gpus else None, core=core or Core())
+        grant = Grant.divide(Capacity((Node(cpus, gpus),)), gpus)
+        return cls(grant=grant, gpu=gpu if gpus else None, core=core or Core())
 
     def seconds(self, plan: Plan) -> dict[str, float]:
         """Estimated seconds of each step, one after the other; the driver's partly overlap with the workers'."""

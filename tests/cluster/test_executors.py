@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cluster.executor import Capacity, Executor, Grant
+from cluster.executor import Capacity, Executor, Grant, Node
 from cluster.in_process import InProcessExecutor, local_cpus
+from cluster.pace import Pace
 from cluster.ray_cluster import RayExecutor
 
 
@@ -101,9 +104,9 @@ def test_a_cluster_that_does_not_answer_is_refused() -> None:
 
 
 def test_the_cluster_is_divided_among_workers() -> None:
-    small = Capacity(nodes=1, cpus=2, cpus_per_node=2, gpus=0)
+    small = Capacity((Node(2, 0),))
     assert Grant.divide(small, None) == Grant.divide(small, 0) == Grant(cpus=2, gpus=0, workers=1)
-    big = Capacity(nodes=3, cpus=96, cpus_per_node=32, gpus=12)
+    big = Capacity((Node(32, 4),) * 3)
     assert Grant.divide(big, 0) == Grant(cpus=4, gpus=0, workers=24)
     assert Grant.divide(big, None) == Grant(cpus=4, gpus=1, workers=12)
     assert Grant.divide(big, 8).workers == 8
@@ -111,3 +114,42 @@ def test_the_cluster_is_divided_among_workers() -> None:
         Grant.divide(big, 13)
     with pytest.raises(ValueError, match="1 node, 2 CPUs and 0 GPUs"):
         Grant.divide(small, 8)
+
+
+def test_nodes_that_differ_are_divided_by_what_each_of_them_has() -> None:
+    head, gpu_node, cpu_node = Node(1, 0), Node(8, 4), Node(64, 0)
+    mixed = Capacity((head, gpu_node, cpu_node))
+    assert str(mixed) == "3 nodes, 73 CPUs and 4 GPUs"
+    # The cores of other nodes are of no use to a GPU's worker.
+    assert Grant.divide(mixed, None) == Grant(cpus=2, gpus=1, workers=4)
+    # Four threads a worker leave only the head's core idle; it does not make every worker small.
+    assert Grant.divide(mixed, 0) == Grant(cpus=4, gpus=0, workers=18)
+    assert Grant.divide(Capacity((head, head)), 0) == Grant(cpus=1, gpus=0, workers=2)
+    # 6 = 2 workers of 3, where one of 4 would leave two cores idle.
+    assert Grant.divide(Capacity((Node(6, 0),)), 0) == Grant(cpus=3, gpus=0, workers=2)
+    assert Grant.divide(Capacity((Node(0, 2), head)), None) == Grant(cpus=1, gpus=1, workers=2)
+    with pytest.raises(ValueError, match=r"no CPU to run on \(1 node, 0 CPUs and 0 GPUs\)"):
+        Grant.divide(Capacity((Node(0, 0),)), 0)
+
+
+@given(st.lists(st.integers(0, 130), min_size=1, max_size=6).filter(any), st.integers(1, 8))
+def test_every_cpu_worker_has_a_node_and_few_cores_are_idle(cpus_of_nodes: list[int], most: int) -> None:
+    grant = Grant.divide(Capacity(tuple(Node(cpus, 0) for cpus in cpus_of_nodes)), 0, most_cpus=most)
+    assert 1 <= grant.cpus <= most
+    assert grant.workers == sum(cpus // grant.cpus for cpus in cpus_of_nodes)
+    assert grant.workers * grant.cpus >= 0.9 * sum(cpus_of_nodes)
+
+
+def test_an_item_is_late_by_the_pace_of_the_others() -> None:
+    pace = Pace()
+    for _ in range(2):
+        pace.add(4.0)
+    assert not pace.is_late(1000.0)
+    pace.add(100.0)
+    assert not pace.is_late(8.0)
+    assert pace.is_late(8.1)
+    quick = Pace()
+    for _ in range(9):
+        quick.add(0.01)
+    assert not quick.is_late(5.0)
+    assert quick.is_late(5.1)

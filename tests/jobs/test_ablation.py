@@ -14,7 +14,7 @@ import torch
 from interruptions import Stopping, hashes
 from transformers import GPT2LMHeadModel
 
-from cluster.executor import Capacity
+from cluster.executor import Capacity, Node
 from cluster.in_process import InProcessExecutor
 from jobs import ablation as ablation_module
 from jobs.ablation import Ablation, AblationJob
@@ -44,7 +44,7 @@ def rows(run: Run, table: str = "ablation") -> list[dict[str, Any]]:
 
 class OneThread(InProcessExecutor):
     def capacity(self) -> Capacity:
-        return Capacity(nodes=1, cpus=1, cpus_per_node=1, gpus=0)
+        return Capacity((Node(1, 0),))
 
 
 @pytest.fixture(scope="module")

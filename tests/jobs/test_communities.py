@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import adjusted_rand_score
 
-from cluster.executor import Capacity, Grant
+from cluster.executor import Capacity, Grant, Node
 from cluster.in_process import InProcessExecutor
 from jobs.cli import run as submit_command
 from jobs.communities import Communities, CommunitiesJob
@@ -185,7 +185,7 @@ def test_isolated_tokens_are_kept_and_counted(source: Run) -> None:
 
 
 def test_shards_of_one_thread_run_on_every_core() -> None:
-    capacity = Capacity(nodes=2, cpus=16, cpus_per_node=8, gpus=0)
+    capacity = Capacity((Node(8, 0),) * 2)
     assert Grant.divide(capacity, 0, most_cpus=1) == Grant(cpus=1, gpus=0, workers=16)
     assert Grant.divide(capacity, 0) == Grant(cpus=4, gpus=0, workers=4)
 

@@ -1,0 +1,75 @@
+"""Whether there still is a cluster to wait for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+from cluster.executor import ClusterLostError, Grant, Node
+
+SILENT_SECONDS = 20.0
+"""How long the head of a cluster may not answer."""
+
+LOOK_SECONDS = 1.0
+"""Between two looks at the cluster."""
+
+
+class Watch(AbstractContextManager["Watch"]):
+    """Looks at the cluster in a thread of its own: a question to a head that is gone never returns.
+
+    Args:
+        grant: what a worker needs.
+        patience: seconds that the cluster may be without any node that could hold a worker.
+        look: the nodes that are alive; ClusterLostError where that cannot be told.
+    """
+
+    def __init__(self, grant: Grant, patience: float, look: Callable[[], Sequence[Node]]) -> None:
+        self.nodes = 0
+        """Nodes that are alive and could hold a worker."""
+        self._grant = grant
+        self._nodes = look
+        self._patience = patience
+        self._answered = self._held = time.monotonic()
+        self._heard = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(LOOK_SECONDS)
+
+    def require_cluster(self) -> None:
+        """Make sure that there is something to wait for.
+
+        Raises:
+            ClusterLostError: if the head does not answer, or no node could hold a worker, for too long.
+        """
+        if time.monotonic() - self._answered > SILENT_SECONDS:
+            self._heard.clear()
+            if not self._heard.wait(2 * LOOK_SECONDS):  # or this process itself had been stopped
+                raise ClusterLostError(f"the head of the cluster has not answered for {SILENT_SECONDS:g} s")
+        if self._answered - self._held > self._patience:
+            size = "1 GPU" if self._grant.gpus else f"CPUs: {self._grant.cpus}"
+            raise ClusterLostError(f"the cluster has had no node for a worker ({size}) for {self._patience:g} s")
+
+    def _look(self) -> None:
+        while not self._stop.wait(LOOK_SECONDS):
+            try:
+                nodes = self._nodes()
+            except ClusterLostError:
+                continue
+            self._answered = time.monotonic()
+            wanted = self._grant
+            self.nodes = sum(node.gpus >= 1 if wanted.gpus else node.cpus >= wanted.cpus for node in nodes)
+            if self.nodes:
+                self._held = self._answered
+            self._heard.set()

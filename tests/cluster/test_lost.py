@@ -1,0 +1,111 @@
+"""Submissions that cannot be finished: they exit with 1 and the list, and the next one goes on from there."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from interruptions import hashes
+from nodes import cluster_of, kill_head, raylet, submit, until
+
+from cluster.executor import Grant
+from cluster.in_process import InProcessExecutor
+from cluster.ray_cluster import RayExecutor
+from jobs.full_vocab import FullVocab, FullVocabJob
+from jobs.model import Model
+from jobs.service import submit as submit_here
+from outputs import store
+from outputs.journal import Journal, Receipt
+from outputs.run import Run
+from outputs.shard import Shard
+
+SHARDS = 800
+
+
+@pytest.fixture(scope="module")
+def undisturbed(planted_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    job = FullVocabJob(FullVocab(), Model.open("tiny", planted_tiny), shards=SHARDS)
+    return submit_here(job, out=tmp_path_factory.mktemp("undisturbed"), executor=InProcessExecutor()).run
+
+
+@pytest.mark.parametrize("what", ["the control store", "the head node"])
+def test_a_lost_cluster_ends_with_the_list_and_is_resumed(
+    what: str, planted_tiny: Path, undisturbed: Run, tmp_path: Path
+) -> None:
+    request = ("full-vocab", "--model", planted_tiny, "--out", tmp_path, "--shards", SHARDS)
+    run = Run(tmp_path / undisturbed.folder.name)
+    journal = Journal(run.folder / "_state/receipts.jsonl")
+    with cluster_of({"num_cpus": 1}, head=1) as cluster:
+        driver = submit(*request, "--address", cluster.address)
+        until(lambda: len(journal.read()) >= 5, "a fifth receipt", 120)
+        os.kill(driver.pid, signal.SIGSTOP)  # so that the rest is not done before the kill takes effect
+        if what == "the head node":
+            os.kill(raylet(cluster.head_node), signal.SIGKILL)
+        kill_head(cluster)
+        for node in cluster.worker_nodes:
+            os.kill(raylet(node), signal.SIGKILL)
+        os.kill(driver.pid, signal.SIGCONT)
+        _, errors = driver.communicate(timeout=120)
+    done = len(journal.read())
+    assert 5 <= done < SHARDS
+    assert driver.returncode == 1, errors
+    assert f"{SHARDS - done} shards failed" in errors
+    assert errors.count("was not computed: ClusterLost: the") == 20  # more are in the log only
+    assert sum(line.startswith("shard ") for line in run.failure_log.read_text().splitlines()) == SHARDS - done
+
+    resumed = submit(*request, "--in-process")
+    _, errors = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, errors
+    assert f"{done} of {SHARDS} shards are there already" in errors
+    assert hashes(run) == hashes(undisturbed)
+    assert store.faults(run) == []
+
+
+class OneBadShard(FullVocabJob):
+    """A shard of it cannot be computed; each try leaves a line."""
+
+    tries: Path
+
+    @property
+    def run_shard(self) -> Any:
+        compute, tries = FullVocabJob.run_shard, self.tries
+
+        def run(grant: Grant, shard: Shard, *arguments: Any) -> Receipt:
+            with tries.open("a") as stream:
+                stream.write(f"{shard.name}\n")
+            if shard.bounds["part"] == 3:
+                raise ValueError("a slip in the program")
+            return compute(grant, shard, *arguments)
+
+        return run
+
+
+def test_an_error_of_the_program_fails_its_shard_once_and_no_other(planted_tiny: Path, tmp_path: Path) -> None:
+    model = Model.open("tiny", planted_tiny)
+    bad = OneBadShard(FullVocab(), model, shards=8)
+    bad.tries = tmp_path / "tries"
+    with RayExecutor() as executor:
+        result = submit_here(bad, out=tmp_path, executor=executor, gpus=0)
+        (name,) = result.failures
+        assert str(result.failures[name]) == "ValueError: a slip in the program"
+        assert result.computed == 7
+        assert sorted(bad.tries.read_text().split()) == sorted(shard.name for shard in bad.plan())
+        log = result.run.failure_log.read_text()
+        assert log.startswith(f"shard {name}\n")
+        assert 'raise ValueError("a slip in the program")' in log
+        assert result.run.manifest() is None
+
+        mended = submit_here(FullVocabJob(FullVocab(), model, shards=8), out=tmp_path, executor=executor, gpus=0)
+    assert (mended.failures, mended.computed) == ({}, 1)
+    assert store.faults(mended.run) == []
+
+
+def test_waiting_is_for_clusters_that_are_joined(planted_tiny: Path, tmp_path: Path) -> None:
+    refused = submit("full-vocab", "--model", planted_tiny, "--out", tmp_path / "out", "--wait", "5")
+    _, errors = refused.communicate(timeout=60)
+    assert refused.returncode == 2
+    assert errors == "submit: error: --wait 5 needs --address; only a cluster that is joined can grow\n"
+    assert not (tmp_path / "out").exists()
