@@ -85,6 +85,11 @@ def place(grant: Grant, item: int, seconds: float) -> tuple[int, str]:
     return item, ray.get_runtime_context().get_node_id()
 
 
+def openmp_threads(grant: Grant, item: int) -> str | None:
+    """What a worker's arithmetic libraries are told."""
+    return os.environ.get("OMP_NUM_THREADS")
+
+
 def total(grant: Grant, item: int, values: Any, seconds: float) -> int:
     """Use a shared value after some time."""
     time.sleep(seconds)

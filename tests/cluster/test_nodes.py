@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nodes import alive, cluster_of, fail_when_late, hang_first, numbered, place, total, until, workers
+from nodes import alive, cluster_of, fail_when_late, hang_first, numbered, openmp_threads, place, total, until, workers
 from ray.cluster_utils import Cluster
 
 from cluster.executor import ClusterLostError, Grant
@@ -52,6 +52,12 @@ def test_declared_gpus_are_used_whatever_cores_their_node_has(executor: RayExecu
     assert len(nodes) == 1
     # Two at a time: 2 s and the start of two processes, where one at a time takes 4.
     assert time.monotonic() - started < 20
+
+
+def test_a_gpu_worker_computes_with_its_share_of_the_cores(executor: RayExecutor) -> None:
+    executor.start(Grant(cpus=3, gpus=1, workers=2))
+    outcomes = executor.map(openmp_threads, numbered(2))
+    assert [outcome.value for outcome in outcomes] == ["3", "3"]
 
 
 def test_no_more_gpus_than_asked_for_are_used_at_a_time(executor: RayExecutor, tmp_path: Path) -> None:
