@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from cluster.executor import Grant
 from jobs.full_vocab import ROWS_PER_SHARD
 from jobs.prepared import prepared_keys
 from jobs.tables import kin_table
+from outputs.folder import Folder
 from outputs.part import Part, layer_partition, write_part
 from outputs.reader import list_matrix, read_parts
 from outputs.run import Run
@@ -37,7 +37,7 @@ def kin_shards(layer: int, vocab_size: int, group: str) -> list[Shard]:
     ]
 
 
-def find_kin(grant: Grant, shard: Shard, folder: Path, digest: str, unit_VD: np.ndarray) -> Part:
+def find_kin(grant: Grant, shard: Shard, folder: Folder, digest: str, unit_VD: np.ndarray) -> Part:
     """Find the kin of one shard's tokens and write them.
 
     Args:
