@@ -115,8 +115,10 @@ class ObjectFolder:
 
     def require_reachable(self) -> None:
         """Ask for the first objects, with little patience; see `Folder`."""
+        # S3 tells an empty prefix from a bucket that is not there; Google's file system does not.
+        selector = FileSelector(self.path, allow_not_found=self._scheme != "s3")
         with suppress(FileNotFoundError):
-            self._connect(*_AT_FIRST).get_file_info(FileSelector(self.path))
+            self._connect(*_AT_FIRST).get_file_info(selector)
 
     def folders(self) -> list[ObjectFolder]:
         """The prefixes in it, by name; see `Folder`."""

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from outputs.folder import side_by_side
 from outputs.part import OTHER_CONTENT, Part
 from outputs.run import Run
+from outputs.store import remedy
 
 _HIVE = ds.partitioning(pa.schema([("layer", pa.int32()), ("head", pa.int32())]), flavor="hive")
 _LARGEST = 2**31 - 1
@@ -106,7 +107,7 @@ def _content(run: Run, part: Part) -> bytes:
             fault = f"{part.path} {OTHER_CONTENT}"
         else:
             return content
-    raise ValueError(f"run {run.folder.name} is damaged: {fault}; submit the same request again to repair it")
+    raise ValueError(f"run {run.folder.name} is damaged: {fault}; {remedy(run, [fault])}")
 
 
 def _table_of(part: Part) -> str:

@@ -155,7 +155,7 @@ class Run:
         self.folder.write(_PLAN, _json_bytes(plan))
         return list(shards)
 
-    def missing(self, shards: Sequence[Shard]) -> list[Shard]:
+    def missing(self, shards: Sequence[Shard], *, hashed: bool = True) -> list[Shard]:
         """The shards that still have to be computed.
 
         A shard is there if it has a receipt, every part it may name is on disk with that size and hash, and it was
@@ -163,6 +163,7 @@ class Run:
 
         Args:
             shards: the plan.
+            hashed: whether the parts' content is read, too.
 
         Returns:
             The others, in the plan's order.
@@ -177,7 +178,7 @@ class Run:
         }
         # Each file is hashed once a driver; the commit looks at all of them once more.
         unseen = {name: receipt for name, receipt in fit.items() if self._sound.get(name) != receipt}
-        bad = faults(self.folder, [part for receipt in unseen.values() for part in receipt.parts])
+        bad = faults(self.folder, [part for receipt in unseen.values() for part in receipt.parts], hashed=hashed)
         self._sound = {
             name: receipt
             for name, receipt in fit.items()

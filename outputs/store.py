@@ -130,7 +130,7 @@ def status(run: Run) -> Status:
         if plan is None:
             raise ValueError(f"{run.folder} holds no run")
         count = len(plan["shards"])
-        done = count - len(run.missing(plan["shards"]))
+        done = count - len(run.missing(plan["shards"], hashed=not run.folder.sizes_suffice))
         parts = [part for receipt in run.receipts().values() for part in receipt.parts]
         state = "running" if run.is_running() else "incomplete"
     request = manifest or plan

@@ -27,8 +27,9 @@ class Stopping(InProcessExecutor):
 
 
 def hashes(run: Run, pattern: str = "**/*.parquet") -> dict[str, str]:
-    """SHA-256 of a run's files by their path."""
+    """SHA-256 of a run's tables by their path."""
     return {
         file.relative_to(run.folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in Path(run.folder).glob(pattern)
+        if "_state" not in file.parts
     }

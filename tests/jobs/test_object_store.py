@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -15,7 +14,6 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-import duckdb
 import polars
 import pyarrow.dataset as ds
 import pytest
@@ -70,9 +68,12 @@ def only_run(out: str) -> Run:
     return found
 
 
-def markers(server: Server, folder: ObjectFolder) -> list[str]:
-    prefix = folder.path.partition("/")[2]
-    return [key for key in server.keys("atlas") if key.startswith(prefix) and key.endswith("/")]
+def lease_key(server: Server, out: str) -> str:
+    """The one lease below a prefix."""
+    prefix = open_folder(out).path.partition("/")[2]
+    leases = [key for key in server.keys("atlas") if key.startswith(prefix) and "/_state/drivers/" in key]
+    (key,) = [key for key in leases if not key.endswith("/")]
+    return key
 
 
 def test_a_run_from_first_command_to_report(
@@ -105,7 +106,8 @@ def test_the_command_that_is_printed_reads_the_table(submit: Submit, planted_tin
     assert python == "python"
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.strip().splitlines()) == 11
+    assert "self_gap" in done.stdout
+    assert "[10 rows x " in done.stdout
 
 
 def test_other_readers_need_no_code_of_ours(submit: Submit, planted_tiny: Path, local: Run, out: str) -> None:
@@ -124,12 +126,6 @@ def test_other_readers_need_no_code_of_ours(submit: Submit, planted_tiny: Path, 
     rows = polars.read_parquet(f"{where}/**/*.parquet", storage_options={**options, **keys}).sort("token_id")
     assert rows["token_id"].to_list() == expected["token_id"].to_pylist()
     assert polars.read_parquet(f"{where}/", storage_options={**options, **keys}).height == len(expected)
-    with contextlib.suppress(duckdb.Error), duckdb.connect() as connection:
-        connection.execute("LOAD httpfs")  # an extension that has to be downloaded once
-        connection.execute(f"SET s3_endpoint='{address}'; SET s3_use_ssl=false; SET s3_url_style='path'")
-        connection.execute("SET s3_access_key_id='test'; SET s3_secret_access_key='test'")
-        (count,) = connection.execute(f"SELECT count(*) FROM read_parquet('{where}/**/*.parquet')").fetchone()
-        assert count == len(expected)
 
 
 def test_over_ray_workers_write_to_the_store_themselves(
@@ -165,11 +161,10 @@ def test_a_store_that_goes_away_is_exit_code_1_and_costs_nothing_committed(
     assert code == 1
     assert "what was committed is kept, submit again" in error
     assert "Traceback" not in error
-    (key,) = [key for key in store_server.keys("atlas") if open_folder(out).path[6:] in key and "/drivers/" in key]
     code, printed, error = submit(*request(planted_tiny))
     assert code == 2
     assert "s if it was killed)" in error
-    store_server.age("atlas", key, lease.LEASE_SECONDS + 5)
+    store_server.age("atlas", lease_key(store_server, out), lease.LEASE_SECONDS + 5)
     code, printed, error = submit(*request(planted_tiny))
     assert code == 0
     assert f"{SHARDS - 1} shards in" in printed
@@ -223,9 +218,7 @@ def test_a_driver_killed_before_the_manifest_leaves_no_run_to_read_and_loses_no_
         read_rows(found, "topk", [0])
     assert submit("runs")[1].startswith(f"{found.folder.name}: running, {SHARDS}/{SHARDS}")
     assert submit(*request(planted_tiny))[0] == 2
-    (key,) = [key for key in store_server.keys("atlas") if found.folder.name in key and "/drivers/" in key]
-    if found.folder.path[6:] in key:
-        store_server.age("atlas", key, lease.LEASE_SECONDS + 5)
+    store_server.age("atlas", lease_key(store_server, out), lease.LEASE_SECONDS + 5)
     assert submit("runs")[1].startswith(f"{found.folder.name}: incomplete, {SHARDS}/{SHARDS}")
     code, printed, _ = submit(*request(planted_tiny))
     assert code == 0
