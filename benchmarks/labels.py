@@ -13,7 +13,6 @@ from itertools import product
 from pathlib import Path
 
 import click
-import pyarrow.parquet as pq
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -22,6 +21,7 @@ from jobs.head_scan import HeadScan, HeadScanJob, choose_heads
 from jobs.model import Model
 from jobs.resolve import write_planted
 from jobs.service import submit
+from outputs.reader import read_whole
 from pipeline.planted import PlantedDesign
 
 WIDTHS = (64, 128)
@@ -80,7 +80,7 @@ def labels(path: Path, out: Path, states: str = "mlp") -> dict[str, str]:
     model = Model.open("checkpoint", path)
     job = HeadScanJob(HeadScan(heads=choose_heads(None, None, model), states=states), model)
     run = submit(job, out=out, executor=InProcessExecutor(), gpus=0).run
-    rows = pq.read_table(run.folder / "heads.parquet").to_pylist()
+    rows = read_whole(run, "heads").to_pylist()
     return {f"L{row['layer']}H{row['head']}": row["label"] for row in rows}
 
 

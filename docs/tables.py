@@ -78,6 +78,9 @@ HEAD = """# Tables
 Written by `python docs/tables.py > docs/tables.md` from the schemas that every file carries: the same descriptions and
 units stand in the metadata of each Parquet field. Lists are as long as a run's settings say (here `--top-k 10`, prompts
 of 64 words, GPT-2 small's width). With `--scores bilinear` scores have no unit.
+
+A part's name ends with the beginning of its SHA-256 (`part-00003-1f2e3d4c5b6a.parquet`), so that two attempts
+at a shard never overwrite each other; `manifest.json` lists those that count. Tables of one file keep the name below.
 """
 
 

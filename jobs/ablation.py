@@ -212,9 +212,7 @@ class AblationJob:
         clock.lap("reading weights")
         for corpus in self._corpora:
             shards = [shard for shard in stage if self._corpus_of(shard) is corpus]
-            work = Work(
-                run.folder.resolve(), corpus.name, corpus.measurement, self._summed_layers(corpus), self.spec.kind
-            )
+            work = Work(run.folder, corpus.name, corpus.measurement, self._summed_layers(corpus), self.spec.kind)
             if shards and shards[0].group.startswith(_CLEAN):
                 for shard in shards:
                     yield shard, (work, key, weights, corpus.passages[_rows(shard)])

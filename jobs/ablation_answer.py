@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pyarrow.parquet as pq
 from rich.console import Group
 from rich.table import Table
 
+from outputs.reader import read_whole
 from outputs.run import Run
 from pipeline.components import HEAD, NONE
 from pipeline.head import Head
@@ -26,7 +26,7 @@ def causes(run: Run, target: Head | None) -> Group:
     Returns:
         Two tables to print.
     """
-    rows = pq.read_table(run.folder / "ablation.parquet").to_pylist()
+    rows = read_whole(run, "ablation").to_pylist()
     if target is None:
         best = min((row for row in rows if row["kind"] == NONE), key=lambda row: row["score_mean"])
         target = _target(best)

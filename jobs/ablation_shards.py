@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow as pa
 from cluster.executor import Grant
 from jobs.cost import cost_of
 from outputs import schemas_ablation
+from outputs.folder import Folder
 from outputs.journal import Receipt
 from outputs.part import Part, write_part
 from outputs.reader import list_matrix, read_parts
@@ -39,7 +39,7 @@ class Work:
         kind: what takes the place of an output.
     """
 
-    folder: Path
+    folder: Folder
     corpus: str
     measurement: Measurement
     layers: tuple[int, ...]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from rich.table import Table
 from rich.text import Text
 
 from jobs.model import Model
 from jobs.source import SourceRun
-from outputs.reader import read_rows
+from outputs.reader import read_rows, read_whole
 from outputs.run import Run
 
 KNOWN_WORDS = ("red", "69", "Monday", "Italy", "cat", "1989", "apple", "rain")
@@ -53,7 +52,7 @@ def most_suppressing(run: Run) -> Table:
     Returns:
         A table to print, with the index's 95% interval.
     """
-    rows = pq.read_table(run.folder / "heads.parquet").to_pylist()
+    rows = read_whole(run, "heads").to_pylist()
     rows = [row for row in rows if row["suppression_index_mean"] is not None and row["kin_z_mean"] > 0]
     rows.sort(key=lambda row: -row["suppression_index_mean"])
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -85,7 +84,7 @@ def largest_communities(run: Run, source: SourceRun) -> Table:
     Returns:
         A table to print; below it the isolated tokens are counted.
     """
-    names = {name: pq.read_table(run.folder / f"{name}.parquet") for name in ("communities", "restarts", "edges")}
+    names = {name: read_whole(run, name) for name in ("communities", "restarts", "edges")}
     tokens, restarts = names["communities"], names["restarts"].to_pylist()
     table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
     for name in ("community", "tokens", "stability"):

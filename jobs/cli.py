@@ -65,6 +65,8 @@ def run(argv: Sequence[str]) -> int:
     except PermissionError as error:
         return _refuse(f"{error.filename} may not be read or written by this user; change its mode or choose another")
     except OSError as error:
+        if error.errno is None:  # what pyarrow raises for an object store, and we for a run
+            return say(f"error: {' '.join(str(error).split())}; what was committed is kept, submit again", INCOMPLETE)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         return say(

@@ -7,7 +7,6 @@ import resource
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from cluster.executor import Executor, Grant
 from jobs.clock import Clock
 from jobs.source import SourceRun
 from outputs import schemas_graph
+from outputs.folder import Folder
 from outputs.journal import Receipt
 from outputs.part import Part, write_part
 from outputs.reader import read_parts
@@ -159,12 +159,12 @@ class CommunitiesJob:
         graph = self.graph()
         digest = graph.sha256()
         shared = executor.put(graph)
-        folder = run.folder.resolve()
+        folder = run.folder
         for shard in stage:
             yield shard, (folder, digest, shared, self.spec)
 
     @staticmethod
-    def run_shard(grant: Grant, shard: Shard, folder: Path, digest: str, graph: Graph, spec: Communities) -> Receipt:
+    def run_shard(grant: Grant, shard: Shard, folder: Folder, digest: str, graph: Graph, spec: Communities) -> Receipt:
         """Run Leiden once and write the partition; runs on a worker.
 
         Raises:

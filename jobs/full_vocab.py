@@ -7,7 +7,6 @@ import resource
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from jobs.model import Model
 from jobs.prepared import prepared_keys
 from jobs.settings import require_scoring, require_top_k_fits
 from jobs.tables import self_table, tokens_table, topk_table
+from outputs.folder import Folder
 from outputs.journal import Receipt
 from outputs.part import Part, write_part
 from outputs.run import Run
@@ -107,7 +107,7 @@ class FullVocabJob:
         inputs = self.inputs(threads)
         digest = _digest(inputs)
         shared: Handle = executor.put(inputs)
-        folder = run.folder.resolve()
+        folder = run.folder
         for shard in stage:
             yield shard, (folder, digest, shared, self.spec.top_k)
 
@@ -129,7 +129,7 @@ class FullVocabJob:
         return self._inputs
 
     @staticmethod
-    def run_shard(grant: Grant, shard: Shard, folder: Path, digest: str, inputs: HeadInputs, k: int) -> Receipt:
+    def run_shard(grant: Grant, shard: Shard, folder: Folder, digest: str, inputs: HeadInputs, k: int) -> Receipt:
         """Score one shard's rows and write its parts; runs on a worker.
 
         Raises:

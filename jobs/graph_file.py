@@ -7,11 +7,11 @@ from tempfile import TemporaryDirectory
 
 import igraph
 import numpy as np
-import pyarrow.parquet as pq
 
 from jobs.source import SourceRun
 from outputs import target
-from outputs.part import write_whole
+from outputs.local_folder import write_whole
+from outputs.reader import read_whole
 from outputs.run import Run
 
 _BEGINNING = 200
@@ -43,7 +43,7 @@ def write_graphml(file: Path, run: Run, source: SourceRun) -> None:
     Raises:
         ValueError: if the file cannot be written.
     """
-    tokens, edges = (pq.read_table(run.folder / f"{name}.parquet") for name in ("communities", "edges"))
+    tokens, edges = (read_whole(run, name) for name in ("communities", "edges"))
     ids = tokens["token_id"].to_numpy()
     ends = np.stack([edges[name].to_numpy() for name in ("source_id", "target_id")], axis=1)
     graph = igraph.Graph(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from jobs.clock import Clock
 from jobs.head_scan_shards import CATEGORY_PROMPTS, SEQUENCES, prompt_shards, shard_files
 from jobs.model import Model
 from outputs import schemas_heads
+from outputs.folder import Folder
 from outputs.part import Part, write_part
 from outputs.reader import read_parts
 from outputs.run import Run
@@ -62,7 +62,7 @@ class HeadPrompts:
         self, stage: Sequence[Shard], run: Run, executor: Executor, threads: int, clock: Clock
     ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
         """The shards with what a worker needs for them; the weights are shared once."""
-        folder = run.folder.resolve()
+        folder = run.folder
         weights = executor.put(self._model.weights())
         key = self._model.identity["weights_sha256"]
         states, digest = None, key
@@ -120,7 +120,7 @@ class HeadPrompts:
 def run_prompts(
     grant: Grant,
     shard: Shard,
-    folder: Path,
+    folder: Folder,
     digest: str,
     weights: ModelWeights,
     states: PromptStates,

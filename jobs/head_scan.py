@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from jobs.kin_shards import kin_shards
 from jobs.model import Model
 from jobs.settings import require_prompts, require_scoring, require_top_k_fits
 from jobs.tables import heads_table, row_z, self_table, spectrum_table, tokens_table, topk_table
+from outputs.folder import Folder
 from outputs.journal import Receipt
 from outputs.part import Part, write_part
 from outputs.run import Run
@@ -201,7 +201,7 @@ class HeadScanJob:
         shared = executor.put(unit_states(states_VD, threads=threads))
         clock.lap("token states")
         for shard in shards:
-            yield shard, (run.folder.resolve(), digest, shared)
+            yield shard, (run.folder, digest, shared)
 
     def _head_tasks(
         self, shards: Sequence[Shard], run: Run, executor: Executor, threads: int, clock: Clock
@@ -219,7 +219,7 @@ class HeadScanJob:
             head = Head(layer, shard.bounds["head"])
             weights = head_weights(self.model.checkpoint, head, scores=self.spec.scores)
             factors = bilinear_factors(self.model.checkpoint, head)
-            yield shard, (run.folder.resolve(), digest, shared, weights, factors, self.spec.top_k, self.spec.seed)
+            yield shard, (run.folder, digest, shared, weights, factors, self.spec.top_k, self.spec.seed)
 
     def _states_of(self, layer: int, threads: int) -> tuple[np.ndarray, str]:
         """Token states of a layer and their hash, taken on from those of the layer before where these are at hand."""
@@ -274,7 +274,7 @@ def _work_of(shard: Shard) -> Callable[..., _Work]:
     return run_prompts if shard.group == CATEGORY_PROMPTS else run_sequences
 
 
-def _find_kin(grant: Grant, shard: Shard, folder: Path, digest: str, unit_VD: np.ndarray) -> _Work:
+def _find_kin(grant: Grant, shard: Shard, folder: Folder, digest: str, unit_VD: np.ndarray) -> _Work:
     forget_models()  # the prompts come first
     return digest, (find_kin(grant, shard, folder, digest, unit_VD),), {}
 
@@ -282,7 +282,7 @@ def _find_kin(grant: Grant, shard: Shard, folder: Path, digest: str, unit_VD: np
 def _scan_head(
     grant: Grant,
     shard: Shard,
-    folder: Path,
+    folder: Folder,
     digest: str,
     layer: LayerInputs,
     weights: HeadWeights,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from cluster.executor import Grant
 from jobs.kin_shards import kin_file
 from jobs.prepared import prepared_keys
 from jobs.tables import kin_table
+from outputs.folder import Folder
 from outputs.part import Part, write_part
 from outputs.reader import list_matrix, read_parts
 from outputs.run import Run
@@ -18,7 +18,7 @@ from outputs.shard import Shard
 from pipeline.kin import nearest
 
 
-def find_kin(grant: Grant, shard: Shard, folder: Path, digest: str, unit_VD: np.ndarray) -> Part:
+def find_kin(grant: Grant, shard: Shard, folder: Folder, digest: str, unit_VD: np.ndarray) -> Part:
     """Find the kin of one shard's tokens and write them.
 
     Args:

@@ -142,8 +142,8 @@ def _tables(run: Run) -> set[str]:
     """The tables of a run that is fit to be shown."""
     _finished(run)
     if store.status(run).state != "complete":
-        fault = store.faults(run)[0]
-        raise ValueError(f"run {run.folder.name} is damaged: {fault}; submit the same request again to repair it")
+        faults = store.faults(run)
+        raise ValueError(f"run {run.folder.name} is damaged: {faults[0]}; {store.remedy(run, faults)}")
     tables = table_names(run)
     if not tables.intersection(_SHOWN):
         raise ValueError(f"run {run.folder.name} has no table that a report shows; name runs with {', '.join(_SHOWN)}")

@@ -13,12 +13,14 @@ from typing import Any, Protocol
 from cluster.executor import ClusterLostError, Executor, Failure, Grant
 from jobs.clock import Clock
 from jobs.progress import Progress
+from outputs.folder import Folder, open_folder
 from outputs.identity import identify
 from outputs.journal import Receipt
-from outputs.part import Part
+from outputs.part import Part, faults
 from outputs.provenance import provenance
 from outputs.run import DamagedRunError, Run
 from outputs.shard import Shard
+from outputs.store import unusable
 
 _ROUNDS = 3
 """Shards go stale when the inputs have other bits here than on the machine that began the run; a second round computes
@@ -105,7 +107,7 @@ class Result:
 def submit(
     job: Job,
     *,
-    out: Path,
+    out: Folder | Path,
     executor: Executor,
     gpus: int | None = None,
     threads: int = Grant.MOST_CPUS,
@@ -133,19 +135,21 @@ def submit(
     Raises:
         ValueError: if the request cannot be met (more GPUs than there are, a folder that cannot be written, another
             driver at work); nothing was computed.
-        OSError: if the driver could not write (a full disk); what was committed stays.
+        OSError: if the driver could not write (a full disk, a store that went away); what was committed stays.
     """
     progress = progress or Progress(quiet=True)
     clock = clock or Clock()
     request = identify(job.name, job.settings(), job.model.identity)
-    run = Run(out / f"{job.name}-{request['run_id']}")
-    with _writable(out):
+    place = open_folder(out)
+    run = Run(place / f"{job.name}-{request['run_id']}")
+    with _writable(place):
+        place.require_reachable()
         if _is_finished(run, job, request):
             return Result(run, {}, 0, clock.seconds)
     grant = Grant.divide(executor.capacity(), gpus, most_cpus=threads)
 
     with ExitStack() as stack:
-        with _writable(out):
+        with _writable(place):
             stack.enter_context(run.driving())
         if _is_finished(run, job, request):  # by a driver that held the run until now
             return Result(run, {}, 0, clock.seconds)
@@ -250,16 +254,15 @@ def _is_finished(run: Run, job: Job, request: Mapping[str, Any]) -> bool:
     if not job.covers([Shard.from_json(shard) for shard in manifest["shards"]]):
         return False
     known = {part.path for part in manifest["parts"]}
-    return not run.strangers(known) and not any(part.fault(run.folder) for part in manifest["parts"])
+    return not run.strangers(known) and not faults(run.folder, manifest["parts"], hashed=not run.folder.sizes_suffice)
 
 
 @contextmanager
-def _writable(out: Path) -> Iterator[None]:
+def _writable(out: Folder) -> Iterator[None]:
     """Turn a folder that cannot be used into a request that cannot be met."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        reason = error.strerror or str(error)
-        raise ValueError(f"--out {out} cannot be written ({reason}); choose another folder") from error
+        raise ValueError(unusable(out, error)) from error

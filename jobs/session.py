@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -15,27 +13,14 @@ from rich.console import Console
 
 from jobs.clock import Clock
 from jobs.progress import Progress
+from outputs.folder import open_folder
+from outputs.local_folder import LocalFolder
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from cluster.executor import Executor
     from jobs.service import Job, Result
-
-
-def local_folder(out: str) -> Path:
-    """The folder `--out` names.
-
-    Raises:
-        ValueError: for a URI, since only local folders are written.
-    """
-    if "://" in out:
-        raise ValueError(f"--out {out} is a URI; only local folders are supported, mount the store as one")
-    try:
-        out.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"--out {out!a} is not UTF-8, which Parquet readers need; choose another folder") from error
-    return Path(out).expanduser()
 
 
 def our_packages() -> tuple[ModuleType, ...]:
@@ -81,7 +66,7 @@ class Session:
             )
         if wait is not None and address is None:
             raise ValueError(f"--wait {wait} needs --address; only a cluster that is joined can grow")
-        self._out = local_folder(out)
+        self._out = open_folder(out)
         self._gpus = gpus
         self._address = address
         self._in_process = in_process
@@ -177,9 +162,9 @@ class Session:
         else:
             self._line("\nfinished before; nothing had to be computed")
         self._line(f"{size:.1f} MB in {folder}: {', '.join(tables)}")
-        # JSON strings are Python strings too, and in double quotes they stand inside the shell's single ones.
         table, look = query
-        program = f"import pandas; print(pandas.read_parquet({json.dumps(str(folder / table))}){look})"
+        imported = "pandas" if isinstance(folder, LocalFolder) else "pandas, pyarrow.fs"
+        program = f"import {imported}; print(pandas.read_parquet({folder.pandas_arguments(table)}){look})"
         self._line(f"next: submit verify {shlex.quote(str(folder))}")
         self._line(f"      python -c {shlex.quote(program)}")
 

@@ -7,7 +7,6 @@ import resource
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from jobs.model import Model
 from jobs.settings import require_scoring
 from jobs.tables import tokens_table
 from outputs import schemas_similarity as schemas
+from outputs.folder import Folder
 from outputs.journal import Receipt
 from outputs.part import Part, write_part
 from outputs.reader import read_parts
@@ -140,13 +140,13 @@ class SimilarityJob:
             digest.update(values.data)
         shared = executor.put((unit_VD, inputs, scores))
         for shard in stage:
-            yield shard, (run.folder.resolve(), digest.hexdigest(), shared, self.spec.bins)
+            yield shard, (run.folder, digest.hexdigest(), shared, self.spec.bins)
 
     @staticmethod
     def run_shard(
         grant: Grant,
         shard: Shard,
-        folder: Path,
+        folder: Folder,
         digest: str,
         shared: tuple[np.ndarray, HeadInputs, ScoreRange],
         bins: int,

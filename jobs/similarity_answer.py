@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow.parquet as pq
 from rich.table import Table
 
+from outputs.reader import read_whole
 from outputs.run import Run
 from pipeline.similarity import landmarks
 
@@ -23,7 +23,7 @@ def similarity_curve(run: Run) -> Table:
     Returns:
         A table to print; its last rows tell crossing and peak, among bins of LEAST pairs or more.
     """
-    rows = pq.read_table(run.folder / "similarity.parquet")
+    rows = read_whole(run, "similarity")
     low, high, count, own = (rows[name].to_numpy() for name in ("cosine_low", "cosine_high", "count", "self_pairs"))
     mean = rows["mean"].to_numpy(zero_copy_only=False)
     others = count - own

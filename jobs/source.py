@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from outputs import store
-from outputs.reader import list_matrix, read_parts
+from outputs.folder import Folder
+from outputs.reader import list_matrix, read_parts, read_whole
 from outputs.run import Run
 
 
@@ -35,7 +35,7 @@ class SourceRun:
     top_k: int
 
     @classmethod
-    def open(cls, out: Path, name: str) -> SourceRun:
+    def open(cls, out: Folder | Path, name: str) -> SourceRun:
         """Find a run and check every file of it.
 
         Args:
@@ -54,7 +54,7 @@ class SourceRun:
             raise ValueError(f"run {run.folder.name} is of {request['job']}; name a run of submit full-vocab")
         faults = store.faults(run)
         if faults:
-            raise ValueError(f"run {run.folder.name} is damaged ({faults[0]}); submit its request again to repair it")
+            raise ValueError(f"run {run.folder.name} is damaged ({faults[0]}); {store.remedy(run, faults)}")
         manifest = run.manifest()
         assert manifest is not None, "a run without faults is finished"
         name = (manifest["provenance"] or {}).get("model", "unknown model")
@@ -63,7 +63,7 @@ class SourceRun:
     @cached_property
     def tokens(self) -> pa.Table:
         """The `tokens` table."""
-        return pq.read_table(self.run.folder / "tokens.parquet")
+        return read_whole(self.run, "tokens")
 
     def texts(self) -> list[str] | None:
         """Texts of the tokens by id, or None if the model came without a tokenizer."""

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from jobs.steering_grid import Steering
 from jobs.steering_prompts import draw_prompts, in_model_table, prompt_shards, run_in_model
 from jobs.steering_tables import heatmap_table, samples_table, steered_table, steering_table
 from jobs.tables import row_z, self_table, tokens_table, topk_table
+from outputs.folder import Folder
 from outputs.journal import Receipt
 from outputs.part import Part, partition, write_part
 from outputs.reader import list_matrix, read_parts
@@ -149,7 +149,7 @@ class SteeringJob:
         """The shards of a stage with what a worker needs for them; states, kin and unsteered rows are shared."""
         states_VD = self._states(threads)
         digest = hashlib.sha256(states_VD.data).hexdigest()
-        folder = run.folder.resolve()
+        folder = run.folder
         which = _stage(stage[0])
         if which == _KIN:
             shared = executor.put(unit_states(states_VD, threads=threads))
@@ -186,7 +186,7 @@ class SteeringJob:
                 yield shard, (folder, digest, states_VD[ids], ids, conditions)
 
     def _prompt_tasks(
-        self, stage: Sequence[Shard], folder: Path, digest: str, executor: Executor, threads: int
+        self, stage: Sequence[Shard], folder: Folder, digest: str, executor: Executor, threads: int
     ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
         """The points inside the model, where scores are attention scores whatever the tables' form."""
         weights = executor.put(self.model.weights())
@@ -251,7 +251,7 @@ class SteeringJob:
         )
 
     @staticmethod
-    def run_shard(grant: Grant, shard: Shard, folder: Path, digest: str, *arguments: Any) -> Receipt:
+    def run_shard(grant: Grant, shard: Shard, folder: Folder, digest: str, *arguments: Any) -> Receipt:
         """Compute one shard and write its parts; runs on a worker.
 
         Raises:
@@ -281,6 +281,7 @@ class SteeringJob:
             run.write_table("tokens.parquet", tokens_table(self.model)),
             run.write_table("steering.parquet", steering_table(rows)),
             run.write_table("samples.parquet", samples_table(self._sample_R, self._categories)),
+            run.write_table("heatmap.parquet", read_parts(run, receipts[f"{self._head}-heatmap"].parts)),
         ]
         if self._prompt_shards:
             table = in_model_table(run, self._prompt_shards, self._points)
@@ -301,7 +302,7 @@ def _stage(shard: Shard) -> int:
 
 
 def _score_point(
-    grant: Grant, shard: Shard, folder: Path, grid: GridInputs, weights: HeadWeights, dose: float, k: int
+    grant: Grant, shard: Shard, folder: Folder, grid: GridInputs, weights: HeadWeights, dose: float, k: int
 ) -> tuple[tuple[Part, ...], dict[str, Any]]:
     inputs = head_inputs(weights, grid.states_VD, threads=grant.cpus)
     token_ids_V = np.arange(len(inputs.keys_VH), dtype=np.int32)
@@ -354,7 +355,7 @@ def _first_keys(scores: RowScores, k: int) -> RowScores:
 
 def _draw_heat_maps(
     grant: Grant,
-    folder: Path,
+    folder: Folder,
     states_GD: np.ndarray,
     token_ids_G: np.ndarray,
     conditions: list[tuple[str, float | None, HeadWeights]],
@@ -365,7 +366,7 @@ def _draw_heat_maps(
         group = head_inputs(weights, states_GD, threads=grant.cpus) if len(token_ids_G) else None
         maps.append(_all_scores(group) if group else np.empty((0, 0), np.float32))
     labels = [(name, alpha) for name, alpha, _ in conditions]
-    return write_part(folder, "heatmap.parquet", heatmap_table(labels, token_ids_G, maps))
+    return write_part(folder, "heatmap/part-00000.parquet", heatmap_table(labels, token_ids_G, maps))
 
 
 def _all_scores(inputs: HeadInputs) -> np.ndarray:

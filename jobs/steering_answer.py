@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-import pyarrow.parquet as pq
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from outputs.reader import read_whole, table_names
 from outputs.run import Run
 
 _FIGURES = (
@@ -39,14 +39,14 @@ def dose_response(run: Run) -> RenderableType:
     Returns:
         A table to print, and a second one of attention masses and loss where the model was run.
     """
-    tables = [_table(run, "steering.parquet", _FIGURES)]
-    if (run.folder / "in_model.parquet").exists():
-        tables.append(_table(run, "in_model.parquet", _IN_MODEL))
+    tables = [_table(run, "steering", _FIGURES)]
+    if "in_model" in table_names(run):
+        tables.append(_table(run, "in_model", _IN_MODEL))
     return Group(*tables)
 
 
-def _table(run: Run, file: str, figures: Sequence[tuple[str, str, str]]) -> Table:
-    rows = pq.read_table(run.folder / file).to_pylist()
+def _table(run: Run, table_name: str, figures: Sequence[tuple[str, str, str]]) -> Table:
+    rows = read_whole(run, table_name).to_pylist()
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("point", no_wrap=True)
     for title, _, _ in figures:

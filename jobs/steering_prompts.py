@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from cluster.executor import Grant
 from jobs.category_prompts import DrawnPrompts
 from jobs.model import Model
 from outputs import schemas_steering as schemas
+from outputs.folder import Folder
 from outputs.part import Part, write_part
 from outputs.reader import read_parts
 from outputs.run import Run
@@ -61,7 +61,7 @@ def prompt_shards(head: Head, points: Sequence[Point]) -> list[Shard]:
 def run_in_model(
     grant: Grant,
     shard: Shard,
-    folder: Path,
+    folder: Folder,
     model: ModelWeights,
     steered: HeadWeights,
     prompts: CategoryPrompts,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from outputs.folder import Log
 from outputs.part import Part
 
 
@@ -58,18 +57,18 @@ class Receipt:
 
 
 class Journal:
-    """An append-only file of receipts.
+    """An append-only log of receipts.
 
-    A driver that dies in the middle of a line leaves a torn one; it is skipped when read, and the next line starts
-    anew, so that a fault costs at most the receipt that was being written.
+    A driver that dies in the middle of a line leaves a torn one; it is skipped when read, so that a fault costs at most
+    the receipt that was being written.
     """
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, log: Log) -> None:
+        self._log = log
 
     def exists(self) -> bool:
         """Whether anything was ever committed."""
-        return self._file.exists()
+        return self._log.exists()
 
     def append(self, receipt: Receipt) -> None:
         """Add a receipt and make it survive a power cut.
@@ -77,25 +76,12 @@ class Journal:
         Raises:
             OSError: if it cannot be written.
         """
-        line = json.dumps(receipt.as_json(), separators=(",", ":")).encode() + b"\n"
-        with self._file.open("a+b") as stream:
-            end = stream.seek(0, os.SEEK_END)
-            if end:
-                stream.seek(end - 1)
-                if stream.read(1) != b"\n":
-                    line = b"\n" + line
-            stream.write(line)
-            stream.flush()
-            os.fsync(stream.fileno())
+        self._log.append(json.dumps(receipt.as_json(), separators=(",", ":")).encode())
 
     def read(self) -> dict[str, Receipt]:
         """The newest receipt of each shard, by its name, in the order of their writing."""
         receipts: dict[str, Receipt] = {}
-        try:
-            lines = self._file.read_bytes().split(b"\n")
-        except FileNotFoundError:
-            return receipts
-        for line in lines:
+        for line in self._log.lines():
             try:
                 receipt = Receipt.from_json(json.loads(line))
             except (ValueError, KeyError, TypeError):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from outputs.folder import Folder, side_by_side
+
+OTHER_CONTENT = "has other content than was committed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,24 +45,42 @@ class Part:
             raise ValueError(f"{part.path!r} leads out of the run folder")
         return part
 
-    def fault(self, folder: Path) -> str | None:
-        """What is wrong with the file on disk, or None if it is exactly the one that was committed."""
-        file = folder / self.path
+
+def faults(folder: Folder, parts: Sequence[Part], *, hashed: bool = True) -> dict[str, str]:
+    """What is wrong with the files of some parts, by path; empty if they are exactly those that were committed.
+
+    Args:
+        folder: run folder.
+        parts: the parts.
+        hashed: whether their content is read, too.
+
+    Raises:
+        OSError: if an object store does not answer, which says nothing of the parts.
+    """
+    sizes = folder.files() if parts else {}
+
+    def fault(part: Part) -> str | None:
+        size = sizes.get(part.path)
+        if size is None:
+            return f"{part.path} is missing"
+        if size != part.bytes:
+            return f"{part.path} has {size} bytes instead of {part.bytes}"
         try:
-            size = file.stat().st_size
-            if size != self.bytes:
-                return f"{self.path} has {size} bytes instead of {self.bytes}"
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = folder.sha256(part.path) if hashed else part.sha256
         except FileNotFoundError:
-            return f"{self.path} is missing"
+            return f"{part.path} is missing"
         except OSError as error:
-            return f"{self.path} cannot be read: {error}"
-        return None if digest == self.sha256 else f"{self.path} has other content than was committed"
+            if error.errno is None:
+                raise
+            return f"{part.path} cannot be read: {error}"
+        return None if digest == part.sha256 else f"{part.path} {OTHER_CONTENT}"
+
+    found = zip(parts, side_by_side(folder, fault, parts), strict=True)
+    return {part.path: text for part, text in found if text is not None}
 
 
 def partition(table: str, layer: int, head: int, index: int) -> str:
-    """Path of a head's part inside the run folder, in hive form: `topk/layer=1/head=5/part-00003.parquet`."""
+    """Path of a head's part inside the run folder, in hive form, for `write_part`."""
     return f"{table}/layer={layer}/head={head}/part-{index:05d}.parquet"
 
 
@@ -70,14 +89,16 @@ def layer_partition(table: str, layer: int, index: int) -> str:
     return f"{table}/layer={layer}/part-{index:05d}.parquet"
 
 
-def write_part(folder: Path, path: str, table: pa.Table) -> Part:
-    """Write a table as one Parquet file under its final name.
+def write_part(folder: Folder, path: str, table: pa.Table) -> Part:
+    """Write a table as one Parquet file whose name ends with the beginning of its hash.
 
-    The bytes depend on the table alone, so that a repeated write puts the same file in place of itself.
+    The bytes depend on the table alone, so that a repeated write puts the same file in place of itself; two
+    attempts at a shard with other results, as from two kinds of processor, never touch each other's files.
 
     Args:
         folder: run folder.
-        path: path inside it.
+        path: path inside it, to which the hash is added: `topk/part-00003.parquet` becomes
+            `topk/part-00003-1f2e3d4c5b6a.parquet`.
         table: the rows.
 
     Returns:
@@ -86,41 +107,22 @@ def write_part(folder: Path, path: str, table: pa.Table) -> Part:
     Raises:
         OSError: if the file cannot be written; nothing is left under its name or any other.
     """
+    content = _encoded(table)
+    digest = hashlib.sha256(content).hexdigest()
+    return _write(folder, f"{path.removesuffix('.parquet')}-{digest[:12]}.parquet", table, content)
+
+
+def write_table(folder: Folder, path: str, table: pa.Table) -> Part:
+    """Write a table of the whole run under just this name, which only a driver does; see `write_part`."""
+    return _write(folder, path, table, _encoded(table))
+
+
+def _encoded(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    content = buffer.getvalue()
-    write_whole(folder / path, content)
+    return buffer.getvalue()
+
+
+def _write(folder: Folder, path: str, table: pa.Table, content: bytes) -> Part:
+    folder.write(path, content)
     return Part(path=path, rows=table.num_rows, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Put a file in place at once: a temporary name in the same folder, fsync, rename.
-
-    Args:
-        file: final name; its folder is made.
-        content: what it shall hold.
-
-    Raises:
-        OSError: if that failed; the temporary file is removed and an earlier file of that name stays.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(file.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

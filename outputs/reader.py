@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,10 +11,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from outputs.part import Part
+from outputs.folder import side_by_side
+from outputs.part import OTHER_CONTENT, Part
 from outputs.run import Run
+from outputs.store import remedy
 
 _HIVE = ds.partitioning(pa.schema([("layer", pa.int32()), ("head", pa.int32())]), flavor="hive")
+_LARGEST = 2**31 - 1
 
 
 def read_rows(run: Run, table: str, token_ids: Sequence[int]) -> pa.Table:
@@ -33,10 +37,13 @@ def read_rows(run: Run, table: str, token_ids: Sequence[int]) -> pa.Table:
     manifest = run.manifest()
     if manifest is None:
         raise ValueError(f"run {run.folder.name} is not finished; submit the same request again to finish it")
-    files = [str(run.folder / part.path) for part in manifest["parts"] if part.path.startswith(f"{table}/")]
+    place = run.folder.path
+    files = [f"{place}/{part.path}" for part in manifest["parts"] if part.path.startswith(f"{table}/")]
     if not files:
         raise ValueError(f"run {run.folder.name} has no table {table!r}")
-    dataset = ds.dataset(files, partitioning=_HIVE, partition_base_dir=str(run.folder / table))
+    dataset = ds.dataset(
+        files, filesystem=run.folder.filesystem, partitioning=_HIVE, partition_base_dir=f"{place}/{table}"
+    )
     rows = dataset.to_table(filter=pc.field("token_id").isin(list(token_ids)))
     return rows.sort_by([("layer", "ascending"), ("head", "ascending"), ("token_id", "ascending")])
 
@@ -55,7 +62,8 @@ def read_whole(run: Run, table: str) -> pa.Table:
         table: `topk`, `heads` or another of its tables.
 
     Returns:
-        Its rows, one part after the other, with the partition columns layer and head where it has them.
+        Its rows, one part after the other, with its partition columns, such as layer and head: int32 where all
+        values are numbers, else string.
 
     Raises:
         ValueError: if the run is not finished, has no such table, or a file of it is damaged.
@@ -69,14 +77,37 @@ def read_whole(run: Run, table: str) -> pa.Table:
     parts = single or parts
     if not parts:
         raise ValueError(f"run {run.folder.name} has no table {table!r}")
-    for part in parts:
-        if fault := part.fault(run.folder):
-            raise ValueError(f"run {run.folder.name} is damaged: {fault}; submit the same request again to repair it")
-    if single:
-        return read_parts(run, single)
+    contents = side_by_side(run.folder, lambda part: _content(run, part), parts)
+    tables = [pq.read_table(pa.BufferReader(content)) for content in contents]
     # Partition columns come from the folders below the table's own, whatever the folders above it are called.
-    files = [str(run.folder / part.path) for part in parts]
-    return ds.dataset(files, partitioning=_HIVE, partition_base_dir=str(run.folder / table)).to_table()
+    keys = [dict(name.split("=", 1) for name in part.path.split("/")[1:-1] if "=" in name) for part in parts]
+    for key in keys[0]:
+        values = [values[key] for values in keys]
+        numeric = all(value.isdecimal() and int(value) <= _LARGEST for value in values)
+        for number, value in enumerate(values):
+            cell = pa.scalar(int(value), pa.int32()) if numeric else pa.scalar(value)
+            tables[number] = tables[number].append_column(key, pa.repeat(cell, len(tables[number])))
+    return pa.concat_tables(tables)
+
+
+def _content(run: Run, part: Part) -> bytes:
+    """A part's bytes, found to be those that were committed."""
+    try:
+        content = run.folder.read(part.path)
+    except FileNotFoundError:
+        fault = f"{part.path} is missing"
+    except OSError as error:
+        if error.errno is None:  # an object store that does not answer says nothing of the part
+            raise
+        fault = f"{part.path} cannot be read: {error}"
+    else:
+        if len(content) != part.bytes:
+            fault = f"{part.path} has {len(content)} bytes instead of {part.bytes}"
+        elif hashlib.sha256(content).hexdigest() != part.sha256:
+            fault = f"{part.path} {OTHER_CONTENT}"
+        else:
+            return content
+    raise ValueError(f"run {run.folder.name} is damaged: {fault}; {remedy(run, [fault])}")
 
 
 def _table_of(part: Part) -> str:
@@ -93,7 +124,8 @@ def read_parts(run: Run, parts: Sequence[Part]) -> pa.Table:
     Returns:
         Their rows.
     """
-    return pa.concat_tables([pq.read_table(run.folder / part.path, partitioning=None) for part in parts])
+    contents = side_by_side(run.folder, lambda part: run.folder.read(part.path), parts)
+    return pa.concat_tables([pq.read_table(pa.BufferReader(content)) for content in contents])
 
 
 def list_matrix(table: pa.Table, column: str) -> np.ndarray:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from outputs.folder import Folder, open_folder, side_by_side
+from outputs.local_folder import LocalFolder
+from outputs.part import OTHER_CONTENT
+from outputs.part import faults as part_faults
 from outputs.run import DamagedRunError, Run
 
 
@@ -29,12 +35,12 @@ class Status:
     bytes: int
 
 
-def find(out: Path, name: str) -> Run:
+def find(out: Folder | Path, name: str) -> Run:
     """The run a user means.
 
     Args:
         out: folder of all runs.
-        name: a run's folder, its name in `out`, or the beginning of its name or run id that fits one run only.
+        name: a run's folder or URI, its name in `out`, or the beginning of its name or run id that fits one run only.
 
     Returns:
         The run.
@@ -44,9 +50,15 @@ def find(out: Path, name: str) -> Run:
     """
     if not name:
         raise ValueError("the name of the run is empty; list the runs with: submit runs")
-    direct = Run(Path(name).resolve())
-    if direct.exists():
-        return direct
+    place = open_folder(name)
+    if isinstance(place, LocalFolder):
+        place = LocalFolder(Path(place).resolve())
+    direct = Run(place)
+    with _answering(place):
+        if direct.exists():
+            return direct
+    if not isinstance(place, LocalFolder):
+        raise ValueError(f"{name} holds no run; list the runs in {place.parent} with: submit runs --out URI")
     fits = [
         run
         for run in all_runs(out)
@@ -59,17 +71,45 @@ def find(out: Path, name: str) -> Run:
     raise ValueError(f"run {name!r} is not in {out}; list what is there with: submit runs --out {out}")
 
 
-def all_runs(out: Path) -> list[Run]:
+def all_runs(out: Folder | Path) -> list[Run]:
     """Every run in a folder, by name; none if the folder does not exist.
 
     Raises:
-        ValueError: if it is no folder.
+        ValueError: if it is no folder, or an object store does not answer.
     """
-    if not out.exists():
-        return []
-    if not out.is_dir():
-        raise ValueError(f"--out {out} is no folder; name the folder of the runs")
-    return [run for folder in sorted(out.iterdir()) if folder.is_dir() and (run := Run(folder)).exists()]
+    place = open_folder(out)
+    try:
+        with _answering(place):
+            runs = [Run(folder) for folder in place.folders()]
+            there = side_by_side(place, Run.exists, runs)
+            return [run for run, exists in zip(runs, there, strict=True) if exists]
+    except NotADirectoryError as error:
+        raise ValueError(f"--out {out} is no folder; name the folder of the runs") from error
+
+
+@contextmanager
+def _answering(place: Folder) -> Iterator[None]:
+    """Turn an object store that does not answer into a request that cannot be met, within seconds."""
+    try:
+        place.require_reachable()
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ValueError(unusable(place, error)) from error
+
+
+def unusable(place: Folder, error: OSError) -> str:
+    """What to say where a folder cannot be read or written at all.
+
+    Args:
+        place: the folder.
+        error: what its disk or store said.
+    """
+    if isinstance(place, LocalFolder):
+        return f"--out {place} cannot be written ({error.strerror or error}); choose another folder"
+    reason = str(error).splitlines()[0].partition(" (Request ID")[0]
+    return f"{place} cannot be used ({reason}); check the bucket, the endpoint and the credentials"
 
 
 def status(run: Run) -> Status:
@@ -84,13 +124,13 @@ def status(run: Run) -> Status:
         return Status("damaged", run.folder.name.rpartition("-")[0], 0, 0, 0, 0)
     if manifest is not None:
         parts, count = manifest["parts"], len(manifest["shards"])
-        sound = all(_size(run.folder / part.path) == part.bytes for part in parts)
+        sound = not part_faults(run.folder, parts, hashed=False)
         state, done = ("complete" if sound else "damaged"), count
     else:
         if plan is None:
             raise ValueError(f"{run.folder} holds no run")
         count = len(plan["shards"])
-        done = count - len(run.missing(plan["shards"]))
+        done = count - len(run.missing(plan["shards"], hashed=not run.folder.sizes_suffice))
         parts = [part for receipt in run.receipts().values() for part in receipt.parts]
         state = "running" if run.is_running() else "incomplete"
     request = manifest or plan
@@ -98,10 +138,6 @@ def status(run: Run) -> Status:
     return Status(
         state, request["job"], done, count, sum(part.rows for part in parts), sum(part.bytes for part in parts)
     )
-
-
-def _size(file: Path) -> int | None:
-    return file.stat().st_size if file.is_file() else None
 
 
 def faults(run: Run) -> list[str]:
@@ -113,10 +149,22 @@ def faults(run: Run) -> list[str]:
     manifest = run.manifest()
     if manifest is None:
         raise ValueError(f"run {run.folder.name} is not finished; submit the same request again to finish it")
-    found = [fault for part in manifest["parts"] if (fault := part.fault(run.folder))]
+    found = list(part_faults(run.folder, manifest["parts"]).values())
     if not run.folder.name.endswith(f"-{manifest['run_id']}"):
         found.append(f"manifest.json is that of run {manifest['run_id']}")
     known = {part.path for part in manifest["parts"]}
-    return found + [
-        f"{file.relative_to(run.folder).as_posix()} was not written by the run" for file in run.strangers(known)
-    ]
+    return found + [f"{path} was not written by the run" for path in run.strangers(known)]
+
+
+def remedy(run: Run, found: list[str]) -> str:
+    """What to do about faults.
+
+    A request that is submitted again reads every file on a disk, but tells objects that appear whole by their size.
+
+    Args:
+        run: the run.
+        found: its `faults`.
+    """
+    if run.folder.sizes_suffice and any(fault.endswith(OTHER_CONTENT) for fault in found):
+        return "remove the objects with other content, then submit the same request again to compute them anew"
+    return "submit the same request again to repair it"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from object_store import Server
 
 # No test may ask a hub; set before any library that reads it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -29,7 +30,6 @@ def finish_run() -> Callable[..., Path]:
     def finish(out: Path, job: str, tables: Mapping[str, pa.Table], spec: Mapping[str, object] | None = None) -> Path:
         from outputs.identity import identify
         from outputs.journal import Receipt
-        from outputs.part import write_part
         from outputs.run import Run
         from outputs.shard import Shard
 
@@ -38,12 +38,22 @@ def finish_run() -> Callable[..., Path]:
         run = Run(out / f"{job}-{request['run_id']}")
         with run.driving():
             shards = run.plan_or_load(request, [Shard("all", "all", {"start": 0, "stop": 1})], bool)
-            parts = tuple(write_part(run.folder, path, table) for path, table in tables.items())
+            parts = tuple(run.write_table(path, table) for path, table in tables.items())
             run.record(Receipt(shard="all", inputs="i", parts=parts))
             run.commit(request, shards, [], provenance={"model": "test", "finished": "2026-01-01T00:00:00+00:00"})
-        return run.folder
+        return Path(run.folder)
 
     return finish
+
+
+@pytest.fixture(scope="session")
+def store_server() -> Iterator[Server]:
+    """An S3 server with the bucket `atlas`."""
+    from object_store import serve
+
+    with serve() as server:
+        server.make_bucket("atlas")
+        yield server
 
 
 @pytest.fixture(scope="session")

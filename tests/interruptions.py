@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from cluster.in_process import InProcessExecutor
@@ -26,8 +27,9 @@ class Stopping(InProcessExecutor):
 
 
 def hashes(run: Run, pattern: str = "**/*.parquet") -> dict[str, str]:
-    """SHA-256 of a run's files by their path."""
+    """SHA-256 of a run's tables by their path."""
     return {
         file.relative_to(run.folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in run.folder.glob(pattern)
+        for file in Path(run.folder).glob(pattern)
+        if "_state" not in file.parts
     }

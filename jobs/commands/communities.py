@@ -73,13 +73,13 @@ def communities(
     from jobs.answer import largest_communities
     from jobs.communities import Communities, CommunitiesJob
     from jobs.graph_file import require_replaceable, write_graphml
-    from jobs.session import local_folder
     from jobs.source import SourceRun
+    from outputs.folder import open_folder
 
     if export is not None:
         require_replaceable(export)
     with options.session() as session:
-        source = SourceRun.open(local_folder(options.out), run_name)
+        source = SourceRun.open(open_folder(options.out), run_name)
         tokens = None
         if frequencies is not None:
             frequencies.require_inside(len(source.tokens))

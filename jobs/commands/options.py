@@ -87,7 +87,13 @@ class RunOptions(SessionOptions):
 
 def out_option(command: Command) -> Command:
     """Add `--out`."""
-    return click.option("--out", default="runs", show_default=True, metavar="DIR", help="Folder of all runs.")(command)
+    return click.option(
+        "--out",
+        default="runs",
+        show_default=True,
+        metavar="DIR_OR_URI",
+        help="Folder of all runs, or s3://bucket/prefix[?endpoint_override=HOST:PORT&scheme=http&region=R], gs://...",
+    )(command)
 
 
 def scoring_options(*, top_k: int) -> Callable[[Any], Any]:

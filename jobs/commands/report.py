@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 _LARGE = 15_000_000
@@ -13,7 +15,7 @@ _LARGE = 15_000_000
 @click.option(
     "--out", default="report.html", show_default=True, metavar="FILE", help="The file, or the folder for report.html."
 )
-@click.option("--runs", default="runs", show_default=True, metavar="DIR", help="Folder of all runs.")
+@click.option("--runs", default="runs", show_default=True, metavar="DIR_OR_URI", help="Folder of all runs.")
 @click.option(
     "--neighbours",
     type=int,
@@ -26,15 +28,19 @@ _LARGE = 15_000_000
 def report(run_names: tuple[str, ...], out: str, runs: str, neighbours: int) -> None:
     """Show finished runs in one HTML file that needs no network."""
     from jobs.report import Report
-    from jobs.session import local_folder
     from outputs import store
+    from outputs.folder import open_folder
+    from outputs.local_folder import LocalFolder
     from outputs.report import page
 
-    file = local_folder(out)
+    place = open_folder(out)
+    if not isinstance(place, LocalFolder):
+        raise ValueError(f"--out {out} is no file; write the report to a folder of this machine, and copy it then")
+    file = Path(place)
     if file.is_dir():
         file /= "report.html"
     page.require_replaceable(file)
-    chosen = [store.find(local_folder(runs), name) for name in run_names]
+    chosen = [store.find(open_folder(runs), name) for name in run_names]
     built = Report.of(chosen, neighbours=neighbours)
     title, blocks = built.content()
     size = page.write(file, page.render(title, blocks))

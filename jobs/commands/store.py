@@ -14,10 +14,10 @@ from jobs.commands.options import out_option
 @out_option
 def runs(out: str) -> None:
     """List the runs in a folder."""
-    from jobs.session import local_folder
     from outputs import store
+    from outputs.folder import open_folder
 
-    found = store.all_runs(local_folder(out))
+    found = store.all_runs(open_folder(out))
     if not found:
         click.echo(f"no runs in {out}")
     for run_ in found:
@@ -29,10 +29,10 @@ def runs(out: str) -> None:
 @out_option
 def status(run_name: str, out: str) -> None:
     """Say where a run stands."""
-    from jobs.session import local_folder
     from outputs import store
+    from outputs.folder import open_folder
 
-    run_ = store.find(local_folder(out), run_name)
+    run_ = store.find(open_folder(out), run_name)
     plan = run_.plan() or run_.manifest() or {}
     click.echo(_status_line(run_.folder.name, store.status(run_)))
     for name, value in plan.get("spec", {}).items():
@@ -46,15 +46,15 @@ def status(run_name: str, out: str) -> None:
 @out_option
 def verify(run_name: str, out: str) -> int:
     """Check every file of a finished run against its manifest; exit 1 if one differs."""
-    from jobs.session import local_folder
     from outputs import store
+    from outputs.folder import open_folder
 
-    run_ = store.find(local_folder(out), run_name)
+    run_ = store.find(open_folder(out), run_name)
     faults = store.faults(run_)
     for fault in faults:
         click.echo(fault)
     if faults:
-        return say(f"{len(faults)} faults in {run_.folder}; submit the same request again to repair it", INCOMPLETE)
+        return say(f"{len(faults)} faults in {run_.folder}; {store.remedy(run_, faults)}", INCOMPLETE)
     state = store.status(run_)
     click.echo(f"{run_.folder.name}: sound, {state.rows} rows in {state.bytes / 1e6:.1f} MB")
     return COMPLETE

@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 
 from outputs import target
-from outputs.part import write_whole
+from outputs.local_folder import write_whole
 
 MARK = "<!doctype html><!-- QK Atlas report -->"
 """How every report begins; a file that begins otherwise is never replaced."""

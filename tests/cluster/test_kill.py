@@ -24,7 +24,7 @@ def command(model: Path, out: Path) -> list[str]:
 def hashes(run: Run) -> dict[str, str]:
     return {
         file.relative_to(run.folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in run.folder.rglob("*.parquet")
+        for file in Path(run.folder).rglob("*.parquet")
     }
 
 
@@ -37,7 +37,7 @@ def test_a_killed_run_is_finished_by_the_next_submission(planted_tiny: Path, tmp
         command(planted_tiny, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     run = Run(killed / expected.folder.name)
-    journal = run.folder / "_state/receipts.jsonl"
+    journal = Path(run.folder) / "_state/receipts.jsonl"
     deadline = time.monotonic() + 120
     while not (journal.exists() and journal.read_bytes().count(b"\n") >= 8):
         assert time.monotonic() < deadline, "the run never got to its eighth shard"

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from interruptions import Stopping, hashes
+from part_files import part_file
 from transformers import GPT2LMHeadModel
 
 from cluster.executor import Capacity, Node
@@ -74,11 +75,11 @@ def test_tables_follow_their_schemas(whole: Run) -> None:
         ("ablation.parquet", schemas_ablation.ABLATION),
         ("losses.parquet", schemas_ablation.LOSSES),
         ("prompts.parquet", schemas_prompts.prompts(9)),
-        ("prompt_scores/source=L0/part-00000.parquet", schemas_ablation.PROMPT_SCORES),
-        ("passage_losses/source=none/part-00000.parquet", schemas_ablation.PASSAGE_LOSSES),
-        ("output_sums/corpus=prompts/part-00000.parquet", schemas_ablation.output_sums(64)),
+        ("prompt_scores/source=L0/part-00000", schemas_ablation.PROMPT_SCORES),
+        ("passage_losses/source=none/part-00000", schemas_ablation.PASSAGE_LOSSES),
+        ("output_sums/corpus=prompts/part-00000", schemas_ablation.output_sums(64)),
     ):
-        found = pq.read_schema(whole.folder / name)
+        found = pq.read_schema(whole.folder / name if name.endswith(".parquet") else part_file(whole.folder, name))
         assert found.equals(schema), name
         assert [field.metadata for field in found] == [field.metadata for field in schema], name
 
@@ -207,7 +208,7 @@ def test_ablations_stand_on_the_clean_run_that_is_committed(
 ) -> None:
     settings: dict[str, Any] = {"kind": kind, "targets": "L1H5", "loss": False}
     run = sweep(worded_model, tmp_path, **settings).run
-    part = run.folder / "prompt_scores/source=none/part-00000.parquet"
+    part = part_file(run.folder, "prompt_scores/source=none/part-00000")
     part.unlink()
     assert sweep(worded_model, tmp_path, **settings).computed == 1
     part.unlink()
@@ -229,7 +230,7 @@ def test_the_planted_target_rests_on_embedding_mlp_and_residual(
     planted_tiny: Path, planted_truth: dict[str, Any], tmp_path: Path
 ) -> None:
     run = sweep(planted_tiny, tmp_path, targets="L1H5", loss=False, prompts=32, length=64).run
-    assert not (run.folder / "losses.parquet").exists()
+    assert not (Path(run.folder) / "losses.parquet").exists()
     delta = {row["component"]: row["delta"] for row in rows(run)}
     assert abs(delta["attn_0"]) < 0.05
     assert abs(delta["pos_embed"]) < 0.05

@@ -31,7 +31,8 @@ def source(planted_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_export_replaces_a_graph_and_nothing_else(
     source: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = source.folder.parent
+    folder = Path(source.folder)
+    out = folder.parent
     common = ["communities", source.folder.name, "--out", str(out), "--in-process", "--restarts", "1", "--quiet"]
     notes, graph = tmp_path / "notes.txt", tmp_path / "graph.graphml"
     notes.write_text("mine")
@@ -39,9 +40,9 @@ def test_export_replaces_a_graph_and_nothing_else(
         (notes, "is no GraphML file and is left alone; choose another file"),
         (tmp_path, "is no GraphML file and is left alone"),
         (Path("/dev/stdout"), "is no GraphML file and is left alone"),
-        (source.folder / "graph.graphml", "which holds a run; choose a file outside it"),
-        (source.folder / "topk" / "graph.graphml", "which holds a run"),
-        (source.folder / "self" / ".." / "tokens.parquet", "is no GraphML file"),
+        (folder / "graph.graphml", "which holds a run; choose a file outside it"),
+        (folder / "topk" / "graph.graphml", "which holds a run"),
+        (folder / "self" / ".." / "tokens.parquet", "is no GraphML file"),
     ):
         assert submit_command([*common, "--export", str(target)]) == 2
         error = capsys.readouterr().err

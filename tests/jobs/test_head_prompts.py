@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from part_files import part_file
 from transformers import GPT2LMHeadModel
 
 from cluster.in_process import InProcessExecutor
@@ -32,7 +33,7 @@ def make_job(folder: Path, heads: str | None = None, **spec: Any) -> HeadScanJob
 
 
 def scan(job: HeadScanJob, out: Path) -> Path:
-    return submit(job, out=out, executor=InProcessExecutor(), gpus=0).run.folder
+    return Path(submit(job, out=out, executor=InProcessExecutor(), gpus=0).run.folder)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_semantic_scores_are_means_over_prompts(
     row = row_of(folder, layer, head)
     assert row["semantic_category_score_mean"] == pytest.approx(np.mean(scores), rel=1e-3)
     assert row["semantic_category_score_std"] == pytest.approx(np.std(scores), rel=1e-2)
-    assert pq.read_schema(folder / "prompt_scores/part-00001.parquet").equals(
+    assert pq.read_schema(part_file(folder, "prompt_scores/part-00001")).equals(
         schemas_heads.PROMPT_SCORES, check_metadata=True
     )
 

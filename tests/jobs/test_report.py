@@ -248,7 +248,9 @@ def test_a_file_that_is_no_report_is_left_alone(
     file.write_text("{}")
     assert "is no report and is left alone" in refused(capfd, tokens, "--out", file)
     assert file.read_text() == "{}"
-    assert "is a URI" in refused(capfd, tokens, "--out", "s3://bucket/report.html")
+    assert "is no file; write the report to a folder of this machine" in refused(
+        capfd, tokens, "--out", "s3://bucket/report.html"
+    )
 
 
 def test_a_report_stays_out_of_the_folders_of_runs(tokens: Path, capfd: pytest.CaptureFixture[str]) -> None:

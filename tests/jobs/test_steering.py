@@ -13,6 +13,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from interruptions import Stopping, hashes
+from part_files import part_file
 from refusals import refused
 from scipy.stats import spearmanr
 
@@ -50,7 +51,7 @@ def grid_of(run: Run) -> list[dict[str, Any]]:
 
 
 def tokens_at(run: Run, point: int) -> Any:
-    return pq.read_table(run.folder / f"steered/point={point:04d}/part-00000.parquet", partitioning=None)
+    return pq.read_table(part_file(run.folder, f"steered/point={point:04d}/part-00000"), partitioning=None)
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +203,7 @@ def test_tables_follow_their_schemas(small_grid: Run, planted: Run) -> None:
     ):
         assert pq.read_schema(small_grid.folder / f"{name}.parquet").equals(schema, check_metadata=True)
     assert store.faults(small_grid) == []
-    spec = json.loads((planted.folder / "manifest.json").read_text())["spec"]
+    spec = json.loads((Path(planted.folder) / "manifest.json").read_text())["spec"]
     assert (spec["seed"], spec["sample"], spec["draws"]) == (0, 64, 2)
 
 
@@ -240,12 +241,12 @@ def test_a_stopped_run_ends_with_the_same_files(
     assert steer(random_model, tmp_path, **GRID).computed == 0
 
 
-@pytest.mark.parametrize("table", ["kin/layer=1", "topk/layer=1/head=5", "steered/point=0003", "."])
+@pytest.mark.parametrize("table", ["kin/layer=1", "topk/layer=1/head=5", "steered/point=0003", "heatmap"])
 def test_a_damaged_part_is_computed_again_and_nothing_else(
     random_model: Path, small_grid: Run, tmp_path: Path, table: str
 ) -> None:
     run = steer(random_model, tmp_path, **GRID).run
-    (run.folder / table / ("heatmap.parquet" if table == "." else "part-00000.parquet")).write_bytes(b"")
+    part_file(run.folder, f"{table}/part-00000").write_bytes(b"")
     result = steer(random_model, tmp_path, **GRID)
     assert result.computed == 1
     assert hashes(result.run) == hashes(small_grid)
@@ -267,7 +268,7 @@ def test_a_finished_run_is_repaired_where_states_have_other_bits(
     random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = steer(random_model, tmp_path, **GRID).run
-    (run.folder / "steered/point=0003/part-00000.parquet").write_bytes(b"")
+    part_file(run.folder, "steered/point=0003/part-00000").write_bytes(b"")
     as_elsewhere(monkeypatch)
     assert steer(random_model, tmp_path, **GRID).failures == {}
     assert store.faults(run) == []
@@ -312,7 +313,7 @@ def test_inside_the_model_tokens_attend_to_themselves_as_alpha_falls(planted_tin
     unsteered, same, none, flipped, control, _ = rows
     for name in ("identical_mass", "category_mass", "bos_mass", "loss"):
         assert same[name] == unsteered[name]
-        prompts = pq.read_table(run.folder / "in_model/point=0003/part-00000.parquet", partitioning=None)
+        prompts = pq.read_table(part_file(run.folder, "in_model/point=0003/part-00000"), partitioning=None)
         assert flipped[name] == pytest.approx(prompts[name].to_numpy().mean())
     assert unsteered["loss_delta"] == same["loss_delta"] == 0
     assert unsteered["identical_mass"] < 0.01 < none["identical_mass"] < flipped["identical_mass"]

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outputs.journal import Journal, Receipt
+from outputs.local_folder import LocalFolder
 from outputs.part import Part
 
 
@@ -17,7 +18,7 @@ def receipt(name: str, inputs: str = "i") -> Receipt:
 
 
 def test_receipts_come_back_newest_last_and_one_a_shard(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "receipts.jsonl")
+    journal = Journal(LocalFolder(tmp_path).log("receipts.jsonl"))
     assert journal.read() == {}
     for entry in (receipt("a"), receipt("b"), receipt("a", "other")):
         journal.append(entry)
@@ -28,7 +29,7 @@ def test_receipts_come_back_newest_last_and_one_a_shard(tmp_path: Path) -> None:
 @given(cut=st.integers(0, 400), after=st.booleans())
 def test_a_journal_cut_anywhere_keeps_every_whole_receipt(tmp_path_factory, cut: int, after: bool) -> None:
     file = tmp_path_factory.mktemp("journal") / "receipts.jsonl"
-    journal = Journal(file)
+    journal = Journal(LocalFolder(file.parent).log(file.name))
     ends = []
     for name in "abc":
         journal.append(receipt(name))

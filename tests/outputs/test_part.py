@@ -12,35 +12,45 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outputs import part as part_module
-from outputs.part import Part, partition, write_part, write_whole
+from outputs import local_folder
+from outputs.local_folder import LocalFolder, write_whole
+from outputs.part import Part, faults, partition, write_part, write_table
 
 TABLE = pa.table({"token_id": pa.array(range(300), pa.int32()), "score": pa.array([0.5] * 300, pa.float32())})
 
 
 def test_a_part_is_what_its_record_says(tmp_path: Path) -> None:
-    part = write_part(tmp_path, partition("topk", 1, 5, 3), TABLE)
-    file = tmp_path / "topk/layer=1/head=5/part-00003.parquet"
-    assert part.path == "topk/layer=1/head=5/part-00003.parquet"
+    part = write_part(LocalFolder(tmp_path), partition("topk", 1, 5, 3), TABLE)
+    assert part.path == f"topk/layer=1/head=5/part-00003-{part.sha256[:12]}.parquet"
+    file = tmp_path / part.path
     assert part.rows == 300
     assert part.bytes == file.stat().st_size
     assert part.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     assert pq.read_table(file, partitioning=None).equals(TABLE)
     assert pq.ParquetFile(file).metadata.row_group(0).column(0).compression == "ZSTD"
-    assert part.fault(tmp_path) is None
+    assert faults(LocalFolder(tmp_path), [part]) == {}
     assert Part.from_json(part.as_json()) == part
     assert os.listdir(file.parent) == [file.name]
 
 
 def test_writing_again_gives_the_same_bytes(tmp_path: Path) -> None:
-    assert write_part(tmp_path, "a.parquet", TABLE) == write_part(tmp_path, "a.parquet", TABLE)
+    folder = LocalFolder(tmp_path)
+    assert write_part(folder, "a.parquet", TABLE) == write_part(folder, "a.parquet", TABLE)
+    assert len(os.listdir(tmp_path)) == 1
+
+
+def test_attempts_with_other_results_leave_each_other_alone(tmp_path: Path) -> None:
+    folder = LocalFolder(tmp_path)
+    parts = [write_part(folder, "a.parquet", table) for table in (TABLE, TABLE.slice(1))]
+    assert len({part.path for part in parts}) == 2
+    assert faults(folder, parts) == {}
 
 
 @settings(max_examples=60)
 @given(data=st.data())
 def test_any_change_of_a_file_is_a_fault(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     folder = tmp_path_factory.mktemp("part")
-    part = write_part(folder, "a.parquet", TABLE)
+    part = write_table(LocalFolder(folder), "a.parquet", TABLE)
     content = bytearray((folder / "a.parquet").read_bytes())
     place = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans(), label="truncate"):
@@ -49,13 +59,13 @@ def test_any_change_of_a_file_is_a_fault(tmp_path_factory: pytest.TempPathFactor
         content[place] ^= data.draw(st.integers(1, 255))
         changed = bytes(content)
     (folder / "a.parquet").write_bytes(changed)
-    assert "a.parquet" in (part.fault(folder) or "")
+    assert "a.parquet" in faults(LocalFolder(folder), [part])
 
 
 def test_a_missing_file_is_a_fault(tmp_path: Path) -> None:
-    part = write_part(tmp_path, "a.parquet", TABLE)
+    part = write_table(LocalFolder(tmp_path), "a.parquet", TABLE)
     (tmp_path / "a.parquet").unlink()
-    assert part.fault(tmp_path) == "a.parquet is missing"
+    assert faults(LocalFolder(tmp_path), [part]) == {"a.parquet": "a.parquet is missing"}
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
@@ -67,7 +77,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(
     def fail(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(part_module.os, step, fail)
+    monkeypatch.setattr(local_folder.os, step, fail)
     with pytest.raises(OSError, match="No space left"):
         write_whole(tmp_path / "a", b"new")
     assert os.listdir(tmp_path) == ["a"]
