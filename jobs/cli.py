@@ -18,6 +18,7 @@ from jobs.commands.full_vocab import full_vocab
 from jobs.commands.head_scan import head_scan
 from jobs.commands.planted import model
 from jobs.commands.report import report
+from jobs.commands.reproduce import reproduce
 from jobs.commands.similarity import similarity
 from jobs.commands.steering import steering
 from jobs.commands.store import runs, status, verify
@@ -86,7 +87,7 @@ def submit() -> None:
 
 
 for command in (
-    *(full_vocab, head_scan, ablation, steering, similarity, communities, report),
+    *(full_vocab, head_scan, ablation, steering, similarity, communities, reproduce, report),
     *(runs, status, verify, model),
 ):
     submit.add_command(command)

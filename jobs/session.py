@@ -100,6 +100,7 @@ class Session:
         from jobs.service import submit
 
         self._clock.lap(opened)
+        clock, self._clock = self._clock, Clock()  # a next job of the same session has seconds of its own
         return submit(
             job,
             out=self._out,
@@ -107,7 +108,7 @@ class Session:
             gpus=self._gpus,
             threads=threads or Grant.MOST_CPUS,
             progress=self.progress,
-            clock=self._clock,
+            clock=clock,
             seed=self._seed,
             argv=sys.argv,  # noqa: TID251 - recorded in the manifest, not read
         )
