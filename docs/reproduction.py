@@ -9,22 +9,26 @@ from jobs.published import Facts, Figure, facts
 
 HEAD = """# Published figures
 
-Written by `python docs/reproduction.py > docs/reproduction.md` from `jobs/data/published.json`. The figures are of head
-L1H5 of GPT-2 small. `submit reproduce --model gpt2` measures them all, in one run that stands on runs of the other jobs,
-and says of each whether it is reproduced, differs or is not comparable; `--model DIR` takes a local directory, such as one
-from `hf download gpt2 --local-dir DIR`. We had no weights of GPT-2: that column waits for whoever has them.
+Written by `python docs/reproduction.py > docs/reproduction.md` from `jobs/data/published.json`. The figures are of L1H5
+of GPT-2 small. `submit reproduce --model gpt2` measures them, in one run that stands on runs of the other jobs, and
+says of each whether it is reproduced, differs or is not comparable; `--model DIR` takes a local directory, such as that
+of `hf download gpt2 --local-dir DIR`. We had no weights of GPT-2: that column waits for whoever has them.
 
-*Defined* means by this project's definitions: attention scores with biases and scale, token states `mlp`, self recognised
-by id. *Published* means as the authors' text or code has it, where that differs:
+*Defined* means by this project's definitions: attention scores with biases and scale, token states `mlp`, self known by
+id. *Published* means as the authors' text or code has it, where that differs:
 
 - top 10 lists, own ranks: the bilinear score, without biases and scale;
 - steering: the bilinear score of the symmetric part alone, its 64 eigenvalues largest by magnitude;
-- similarity curve: the self score that is subtracted is the key's, a slip of broadcasting;
+- similarity curve: the self score that is subtracted is the key's, a slip of broadcasting. It moves no mean: (t, u) and
+  (u, t) have one cosine and lie in one bin, so that over all ordered pairs both self scores have the same sum;
 - clusters: rows of scores are taken for keys;
-- singular values: W_Q and W_K centred over the residual stream, as the authors' library does on loading. That changes no
-  score, for states are centred too.
+- singular values: W_Q and W_K centred over the residual stream, as the authors' library does on loading. That changes
+  no score, for states are centred too.
 
-The 33 of 64 negative eigenvalues stand beside their null: random heads with the same singular values.
+Some findings prove little, for heads of random weights show them too. The 33 of 64 negative eigenvalues stand beside
+their null, random heads with the same singular values. That the own rank falls with alpha holds for any head with
+negative eigenvalues, and communities can be found in any graph of nearest keys: a copy of a planted model with shuffled
+weights reproduces both, and fails the rest of what the planted model shows.
 """
 
 NOT_YET = "needs the real weights"
@@ -46,7 +50,8 @@ def page(known: Facts) -> str:
 
 def _row(figure: Figure, variant: str) -> str:
     judged = "never: not comparable" if figure.rule == "unmeasured" else _condition(figure)
-    published = f"{figure.published_text} {figure.unit}".strip()
+    number = "" if figure.published is None else f"{figure.published:g}"
+    published = f"{number} {figure.unit}".strip() if figure.published_text == number else figure.published_text
     measured = "not measured" if figure.rule == "unmeasured" else NOT_YET
     cells = [f"`{figure.figure}`", figure.what, variant.removeprefix("as "), published, judged, figure.why, measured]
     return (

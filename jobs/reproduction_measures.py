@@ -52,14 +52,16 @@ def semantic(facts: Facts, scores: Mapping[Head, float]) -> _Found:
     heads = [Head(layer, head) for layer in range(published.shape[0]) for head in range(published.shape[1])]
     if set(heads) != set(scores):
         correlation = absent("the model's heads are not GPT-2 small's 12 layers of 12")
+    elif len(set(scores.values())) == 1:
+        correlation = absent("all scores are alike")
     else:
-        value = float(stats.spearmanr(published.ravel(), [scores[head] for head in heads]).statistic)
-        correlation = absent("all scores are alike") if math.isnan(value) else Measured(value=value)
+        value = stats.spearmanr(published.ravel(), [scores[head] for head in heads]).statistic
+        correlation = Measured(value=float(value))
     negated = {head: -score for head, score in scores.items()}
     return {
         ("semantic.correlation", DEFINED): correlation,
         ("semantic.lowest", DEFINED): _place(Head.parse(facts.head), negated, scores, "lowest"),
-        ("semantic.highest", DEFINED): _place(Head(4, 11), scores, scores, "highest"),
+        ("semantic.highest", DEFINED): _place(Head.parse(facts.data["highest"]), scores, scores, "highest"),
     }
 
 

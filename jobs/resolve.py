@@ -102,8 +102,8 @@ def _hub_directory(name: str) -> Path:
     except LocalEntryNotFoundError as error:
         raise ValueError(
             f"model {name!r} is no directory, and the hub cannot be reached from here; where it can, run "
-            f"'hf download {name} --local-dir DIR', then give --model DIR, a local model directory, or --model planted, "
-            "which needs no network"
+            f"'hf download {name} --local-dir DIR', then give --model DIR, a local model directory, or --model "
+            "planted, which needs no network"
         ) from error
     except HfHubHTTPError as error:
         reason = str(error).strip().splitlines()[0]

@@ -47,5 +47,8 @@ def reproduce(frequencies: Path | None, options: RunOptions) -> int:
         ids = {name: run.folder.name.rpartition("-")[2] for name, run in runs.items()}
         spec = Reproduce(sources=ids, tokens=tokens, seed=options.seed)
         session.progress.say("the comparison, and what no other job computes")
-        result = session.submit(ReproduceJob(spec, published, opened, runs), opened="runs it stands on")
+        job = ReproduceJob(spec, published, opened, runs)
+        if dropped := job.drawn.dropped():
+            session.progress.say(dropped)
+        result = session.submit(job, opened="preparing")
     return session.report(result, lambda: verdicts(result.run), tables, query)
