@@ -23,7 +23,7 @@ from pipeline.vocabulary import printable
 _SHOWN = ("topk", "communities", "heads", "steering", "ablation", "similarity", "reproduction")
 """Tables that a section is made of; others only add to them."""
 
-_KINDS = ("reproduction", "tokens", "heads", "steering", "ablation", "similarity")
+_KINDS = ("tokens", "heads", "steering", "ablation", "similarity", "reproduction")
 """Kinds of sections in the order of the page."""
 
 _TOKENS, _MANY_HEADS = {"tokens", "topk", "self"}, {"heads", "steering"}

@@ -123,14 +123,10 @@ class ReproduceJob:
         self._head.require_inside(shape.n_layers, shape.n_heads)
         self._heads = [Head(layer, head) for layer in range(shape.n_layers) for head in range(shape.n_heads)]
         words = keyword_words(facts)
-        self.drawn = DrawnPrompts.draw(
-            model,
-            words=words if has_words(words, model) else None,
-            count=spec.prompts,
-            length=min(LONGEST, shape.n_ctx - 1) or None,
-            seed=spec.seed,
-        )
-        if not has_words(words, model):  # then none, rather than those of the project's own list
+        if has_words(words, model):
+            length = min(LONGEST, shape.n_ctx - 1)
+            self.drawn = DrawnPrompts.draw(model, words=words, count=spec.prompts, length=length, seed=spec.seed)
+        else:
             self.drawn = DrawnPrompts(Categories.fit(words, model.vocabulary), 0, None)
         self._prompts = HeadPrompts(model, self._heads, self.drawn, seed=spec.seed)
         self._notebook = self._notebook_prompts()
