@@ -25,6 +25,9 @@ id. *Published* means as the authors' text or code has it, where that differs:
 - singular values: W_Q and W_K centred over the residual stream, as the authors' library does on loading. That changes
   no score, for states are centred too.
 
+Other slips of the authors' code, in a normalisation and in precision at k, have no row: no published figure rests on
+them.
+
 Some findings prove little, for heads of random weights show them too. The 33 of 64 negative eigenvalues stand beside
 their null, random heads with the same singular values. That the own rank falls with alpha holds for any head with
 negative eigenvalues, and communities can be found in any graph of nearest keys: a copy of a planted model with shuffled

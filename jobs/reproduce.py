@@ -87,14 +87,14 @@ def choose_tokens(facts: Facts, model: Model, given: Frequencies | None) -> tupl
         given: `--frequencies`.
 
     Returns:
-        Token ids, the most frequent first; None where neither applies.
+        Token ids, the most frequent first, as many as are needed; None where neither applies.
 
     Raises:
         ValueError: if the vocabulary lacks a token of the user's.
     """
     if given is not None:
         given.require_inside(len(model.vocabulary.spellings))
-        return given.token_ids
+        return given.token_ids[: max(facts.data["frequent_tokens"].values())]
     return frequent_tokens() if has_gpt2_vocabulary(facts, model) else None
 
 
@@ -211,8 +211,7 @@ class ReproduceJob:
     def _frequent(self, tokens: tuple[int, ...], threads: int) -> tuple[np.ndarray, HeadInputs]:
         """Unit states, queries and keys of the frequent tokens, computed once."""
         if self._inputs is None:
-            most = max(self._facts.data["frequent_tokens"].values())
-            states = TokenStates(self.model.checkpoint, "mlp", token_ids=list(tokens[:most]), threads=threads)
+            states = TokenStates(self.model.checkpoint, "mlp", token_ids=list(tokens), threads=threads)
             states_ND = states.advance_to(self._head.layer)
             weights = head_weights(self.model.checkpoint, self._head)
             self._inputs = unit_states(states_ND, threads=threads), head_inputs(weights, states_ND, threads=threads)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -58,8 +58,8 @@ def has_gpt2_vocabulary(facts: Facts, model: Model) -> bool:
     return size == facts.data["shape"]["vocab_size"] and all(find(text) == token for token, text in pairs)
 
 
-def source_jobs(facts: Facts, model: Model, tokens: tuple[int, ...] | None, *, seed: int) -> dict[str, Job]:
-    """The jobs, by the name that their runs have below.
+def source_jobs(facts: Facts, model: Model, tokens: tuple[int, ...] | None, *, seed: int) -> Iterator[tuple[str, Job]]:
+    """The jobs with the names that their runs have below, one at a time, for each holds token states.
 
     Args:
         facts: the published figures.
@@ -71,10 +71,9 @@ def source_jobs(facts: Facts, model: Model, tokens: tuple[int, ...] | None, *, s
         ValueError: if the model has no such head.
     """
     shape = model.checkpoint.architecture
-    jobs: dict[str, Job] = {}
     for variant, form in _FORMS.items():
         spec = FullVocab(head=facts.head, scores=form, top_k=min(FullVocab.top_k, shape.vocab_size))
-        jobs[f"full-vocab {variant}"] = FullVocabJob(spec, model)
+        yield f"full-vocab {variant}", FullVocabJob(spec, model)
     words = keyword_words(facts)
     if has_words(words, model):
         ablation = Ablation(
@@ -86,10 +85,10 @@ def source_jobs(facts: Facts, model: Model, tokens: tuple[int, ...] | None, *, s
             loss=False,
             seed=seed,
         )
-        jobs["ablation"] = AblationJob(ablation, model)
+        yield "ablation", AblationJob(ablation, model)
     if tokens is not None:
         chosen = tokens[: facts.data["frequent_tokens"]["similarity"]]
-        jobs["similarity"] = SimilarityJob(Similarity(head=facts.head, tokens=chosen), model)
+        yield "similarity", SimilarityJob(Similarity(head=facts.head, tokens=chosen), model)
     for variant, form in _FORMS.items():
         steering = Steering(
             head=facts.head,
@@ -101,8 +100,7 @@ def source_jobs(facts: Facts, model: Model, tokens: tuple[int, ...] | None, *, s
             seed=seed,
             **_STEERING[variant],
         )
-        jobs[f"steering {variant}"] = SteeringJob(steering, model)
-    return jobs
+        yield f"steering {variant}", SteeringJob(steering, model)
 
 
 def found_in(facts: Facts, model: Model, runs: Mapping[str, Run]) -> _Found:

@@ -37,8 +37,11 @@ def reproduce(frequencies: Path | None, options: RunOptions) -> int:
     with options.session() as session:
         opened = options.open_model(session)
         tokens = choose_tokens(published, opened, given)
+        vocabulary = opened.vocabulary
+        if given is not None and vocabulary.has_tokenizer and (warning := given.mismatch(vocabulary.texts())):
+            session.progress.say(warning)
         runs: dict[str, Run] = {}
-        for name, source in source_jobs(published, opened, tokens, seed=options.seed).items():
+        for name, source in source_jobs(published, opened, tokens, seed=options.seed):
             session.progress.say(f"run {len(runs) + 1}: {name}")
             result = session.submit(source)
             if result.failures:
