@@ -100,18 +100,19 @@ class Session:
         from jobs.service import submit
 
         self._clock.lap(opened)
-        clock, self._clock = self._clock, Clock()  # a next job of the same session has seconds of its own
-        return submit(
+        result = submit(
             job,
             out=self._out,
             executor=self._executor,
             gpus=self._gpus,
             threads=threads or Grant.MOST_CPUS,
             progress=self.progress,
-            clock=clock,
+            clock=self._clock,
             seed=self._seed,
             argv=sys.argv,  # noqa: TID251 - recorded in the manifest, not read
         )
+        self._clock = Clock()  # a next job of the session has seconds of its own
+        return result
 
     def report(
         self, result: Result, answer: Callable[[], RenderableType], tables: Sequence[str], query: tuple[str, str]

@@ -43,7 +43,7 @@ def reproduce(frequencies: Path | None, options: RunOptions) -> int:
         runs: dict[str, Run] = {}
         for name, source in source_jobs(published, opened, tokens, seed=options.seed):
             session.progress.say(f"run {len(runs) + 1}: {name}")
-            result = session.submit(source)
+            result = session.submit(source, opened="preparing" if runs else "opening the model")
             if result.failures:
                 return session.report(result, lambda: "", [], query)
             runs[name] = result.run

@@ -295,6 +295,15 @@ def test_whose_self_score_is_subtracted_moves_no_mean(sound: Path) -> None:
         )
 
 
+def test_each_run_has_the_seconds_of_its_own_stages(sound: Path) -> None:
+    (steering, _), (ablation,) = (
+        [json.loads((folder / "manifest.json").read_text())["provenance"]["seconds"] for folder in sound.glob(pattern)]
+        for pattern in ("steering-*", "ablation-*")
+    )
+    assert "reading weights" in ablation
+    assert "reading weights" not in steering
+
+
 def test_a_head_without_negative_eigenvalues_cannot_be_steered(planted_tiny: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(planted_tiny, folder)
