@@ -57,17 +57,13 @@ def _row(figure: Figure, variant: str) -> str:
     published = f"{number} {figure.unit}".strip() if figure.published_text == number else figure.published_text
     measured = "not measured" if figure.rule == "unmeasured" else NOT_YET
     cells = [f"`{figure.figure}`", figure.what, variant.removeprefix("as "), published, judged, figure.why, measured]
-    return (
-        "| "
-        + " | ".join(cell.replace("|", "\\|").replace("_", "\\_") if "`" not in cell else cell for cell in cells)
-        + " |"
-    )
+    name, *texts = cells
+    return " | ".join(["| " + name, *(text.replace("|", "\\|").replace("_", "\\_") for text in texts)]) + " |"
 
 
 def _condition(figure: Figure) -> str:
-    return {"within": figure.tolerance, "factor": figure.tolerance, "at_least": f"{figure.tolerance} {figure.unit}"}[
-        figure.rule
-    ].strip()
+    """The measured values that count as reproduced, with their unit where the rule names a value itself."""
+    return f"{figure.tolerance} {figure.unit}".strip() if figure.rule == "at_least" else figure.tolerance
 
 
 def _of(known: Facts, source: str) -> list[str]:
