@@ -29,9 +29,11 @@ Other slips of the authors' code, in a normalisation and in precision at k, have
 them.
 
 Some findings prove little, for heads of random weights show them too. The 33 of 64 negative eigenvalues stand beside
-their null, random heads with the same singular values. That the own rank falls with alpha holds for any head with
-negative eigenvalues, and communities can be found in any graph of nearest keys: a copy of a planted model with shuffled
-weights reproduces both, and fails the rest of what the planted model shows.
+their null, random heads with the same singular values; a mean own rank within a factor of 3 is also that of chance,
+half the vocabulary; the own rank tends to fall with alpha in any head with negative eigenvalues; and communities can be
+found in any graph of nearest keys. The full-size planted model reproduces 13 of 55 rows, those that its truth gives it.
+A copy with shuffled weights has the 33 negative eigenvalues too, their null, the mean own rank, and the steps of alpha
+with attention scores; it fails all else that the planted model reproduces.
 """
 
 NOT_YET = "needs the real weights"

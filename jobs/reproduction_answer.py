@@ -26,7 +26,7 @@ def verdicts(run: Run) -> RenderableType:
         Tables to print; what else there is to say of a row stands in `reproduction.parquet`.
     """
     rows = read_whole(run, "reproduction").to_pylist()
-    table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")  # 80 columns wide
     table.add_column("figure", no_wrap=True)
     table.add_column("as", no_wrap=True)
     for name in ("published", "measured"):
@@ -34,8 +34,13 @@ def verdicts(run: Run) -> RenderableType:
     for name in ("tolerance", "verdict"):
         table.add_column(name, no_wrap=True)
     for row in rows:
-        cells = [row["figure"], row["variant"].removeprefix("as "), _number(row["published"])]
-        cells += [_number(row["measured"]), row["tolerance"].removeprefix("within a ")]
+        cells = [
+            row["figure"],
+            row["variant"].removeprefix("as "),
+            f"{row['published']:g}" if row["published"] is not None else "",
+        ]
+        short = row["tolerance"].removeprefix("within a ").replace("at least", ">=")
+        cells += [_number(row["measured"]), short]
         table.add_row(*map(Text, cells), Text(row["verdict"], style=_STYLES[row["verdict"]]))
     counts = Counter(row["verdict"] for row in rows)
     listed = ", ".join(f"{counts[name]} {name}" for name in (REPRODUCED, DIFFERS, NOT_COMPARABLE))
@@ -61,4 +66,4 @@ def _meanings(rows: list[dict[str, Any]]) -> Table:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.5g}"
+    return "" if value is None else f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"

@@ -76,7 +76,7 @@ def _row(facts: Facts, figure: Figure, variant: str, measured: Measured) -> dict
         "published": figure.published,
         "published_text": figure.published_text,
         "measured": measured.value,
-        "measured_text": measured.text or ("" if measured.value is None else f"{measured.value:.4g}"),
+        "measured_text": measured.text or ("" if measured.value is None else f"{measured.value:.5g}"),
         "unit": figure.unit,
         "tolerance": figure.tolerance,
         "why": figure.why,

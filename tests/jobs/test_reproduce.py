@@ -139,7 +139,7 @@ def planted_facts(planted_tiny: Path, reference_scores: Scores) -> Facts:
         "top10": {**known.data["top10"], "red": colours},
         "known_heads": {
             "induction": {**heads["induction"], "heads": ["L2H4"], "among": 1},
-            "long_prefix_induction": {**heads["long_prefix_induction"], "heads": ["L5H1"]},
+            "long_prefix": {**heads["long_prefix"], "heads": ["L5H1"]},
             "previous_token": {**heads["previous_token"], "heads": ["L1H3"]},
             "duplicate_token": {**heads["duplicate_token"], "heads": ["L0H1", "L2H0"], "among": 2},
         },

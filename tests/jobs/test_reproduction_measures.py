@@ -153,7 +153,7 @@ CASES: dict[str, tuple[Case, Case]] = {
         lambda: heads(**dict.fromkeys(NAMED["induction"][:4], 0.5)),
         lambda: heads(**dict.fromkeys(NAMED["induction"][:3], 0.5)),
     ),
-    "heads.long_prefix_induction": (lambda: heads(L5H1=0.5), heads),
+    "heads.long_prefix": (lambda: heads(L5H1=0.5), heads),
     "heads.previous_token": (lambda: heads(L4H11=0.5), lambda: heads(L4H11=0.5, L2H2=0.6)),
     "heads.duplicate_token": (lambda: heads(L0H1=0.5, L3H0=0.5), lambda: heads(L3H0=0.5)),
     "notebook.score": (lambda: notebook(0.18772, 0.5), lambda: notebook(0.1893, 0.5)),
