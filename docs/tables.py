@@ -10,6 +10,7 @@ from outputs import (
     schemas_graph,
     schemas_heads,
     schemas_prompts,
+    schemas_reproduction,
     schemas_similarity,
     schemas_steering,
 )
@@ -31,8 +32,13 @@ TABLES = (
     ("head-scan, steering", "kin/layer=L/part-*.parquet", "one row a token", schemas.kin(16)),
     ("head-scan", "heads.parquet", "one row a head", schemas_heads.HEADS),
     ("head-scan", "spectrum.parquet", "2H rows a head", schemas_heads.SPECTRUM),
-    ("head-scan", "prompt_scores/part-*.parquet", "one row for each prompt and head", schemas_heads.PROMPT_SCORES),
-    ("head-scan, ablation", "prompts.parquet", "one row a prompt", schemas_prompts.prompts(65)),
+    (
+        "head-scan, reproduce",
+        "prompt_scores/part-*.parquet",
+        "one row for each prompt and head",
+        schemas_heads.PROMPT_SCORES,
+    ),
+    ("head-scan, ablation, reproduce", "prompts.parquet", "one row a prompt", schemas_prompts.prompts(65)),
     ("ablation", "ablation.parquet", "one row for each component and head it reaches", schemas_ablation.ABLATION),
     ("ablation", "losses.parquet", "one row a component; not with --no-loss", schemas_ablation.LOSSES),
     (
@@ -70,6 +76,8 @@ TABLES = (
     ("communities", "memberships/restart=N/part-*.parquet", "one row a token", schemas_graph.MEMBERSHIPS),
     ("similarity", "similarity.parquet", "one row a bin of cosine similarity", schemas_similarity.SIMILARITY),
     ("similarity", "histogram/part-*.parquet", "one row for each cell with pairs", schemas_similarity.HISTOGRAM),
+    ("reproduce", "reproduction.parquet", "one row for each figure and variant", schemas_reproduction.REPRODUCTION),
+    ("reproduce", "notebook.parquet", "one row a head", schemas_reproduction.NOTEBOOK),
     ("similarity --frequencies", "subset.parquet", "one row a token", schemas_similarity.SUBSET),
 )
 

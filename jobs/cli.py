@@ -21,6 +21,7 @@ from jobs.commands.plan import plan
 from jobs.commands.planted import model
 from jobs.commands.remote import list_jobs, logs, stop
 from jobs.commands.report import report
+from jobs.commands.reproduce import reproduce
 from jobs.commands.similarity import similarity
 from jobs.commands.steering import steering
 from jobs.commands.store import runs, status, verify
@@ -93,7 +94,7 @@ def submit() -> None:
 
 
 for command in (
-    *(full_vocab, head_scan, ablation, steering, similarity, communities, report),
+    *(full_vocab, head_scan, ablation, steering, similarity, communities, reproduce, report),
     *(plan, runs, status, verify, model),
     *(list_jobs, logs, stop),
 ):

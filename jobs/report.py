@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.report_tables import ablation_section, heads_section, similarity_section, steering_section
+from jobs.report_tables import (
+    ablation_section,
+    heads_section,
+    reproduction_section,
+    similarity_section,
+    steering_section,
+)
 from jobs.report_tokens import tokens_section
 from outputs import store
 from outputs.reader import table_names
@@ -14,8 +20,11 @@ from outputs.report.pack import Pack
 from outputs.run import Run
 from pipeline.vocabulary import printable
 
-_SHOWN = ("topk", "communities", "heads", "steering", "ablation", "similarity")
+_SHOWN = ("topk", "communities", "heads", "steering", "ablation", "similarity", "reproduction")
 """Tables that a section is made of; others only add to them."""
+
+_KINDS = ("tokens", "heads", "steering", "ablation", "similarity", "reproduction")
+"""Kinds of sections in the order of the page."""
 
 _TOKENS, _MANY_HEADS = {"tokens", "topk", "self"}, {"heads", "steering"}
 """Tables of one head's tokens; and those of a run that has them for many heads, or for a head that was changed."""
@@ -67,7 +76,7 @@ class Report:
         """
         pack = Pack()
         sections = [section for run in self.runs for section in self._sections(run, pack)]
-        order = {kind: place for place, kind in enumerate(("tokens", "heads", "steering", "ablation", "similarity"))}
+        order = {kind: place for place, kind in enumerate(_KINDS)}
         sections.sort(key=lambda section: order[section["kind"]])
         title = self._title(sections)
         index = {"title": title, "runs": [described(run) for run in self.runs], "sections": sections}
@@ -96,7 +105,11 @@ class Report:
         return f"{what} of {' and '.join(models)}"
 
 
-_SMALL = {"ablation": ablation_section, "similarity": similarity_section}
+_SMALL = {
+    "ablation": ablation_section,
+    "similarity": similarity_section,
+    "reproduction": reproduction_section,
+}
 
 
 def described(run: Run) -> dict[str, Any]:

@@ -90,6 +90,11 @@ def similarity_section(run: Run) -> dict[str, Any]:
     return {"kind": "similarity", "head": run_head(run), "table": columns(read_whole(run, "similarity"))}
 
 
+def reproduction_section(run: Run) -> dict[str, Any]:
+    """Published figures beside the measured ones."""
+    return {"kind": "reproduction", "head": run_head(run), "table": columns(read_whole(run, "reproduction"))}
+
+
 def run_head(run: Run) -> str | None:
     """Name of the one head a run is about, if it is about one."""
     manifest = run.manifest()

@@ -101,7 +101,9 @@ def _hub_directory(name: str) -> Path:
         raise ValueError(f"model {name!r} is neither a directory nor a hub name; {remedy}") from error
     except LocalEntryNotFoundError as error:
         raise ValueError(
-            f"model {name!r} is no directory, and the hub cannot be reached from here; {remedy}"
+            f"model {name!r} is no directory, and the hub cannot be reached from here; where it can, run "
+            f"'hf download {name} --local-dir DIR', then give --model DIR, a local model directory, or --model "
+            "planted, which needs no network"
         ) from error
     except HfHubHTTPError as error:
         reason = str(error).strip().splitlines()[0]

@@ -113,7 +113,7 @@ class Session:
         from jobs.service import submit
 
         self._clock.lap(opened)
-        return submit(
+        result = submit(
             job,
             out=self._out,
             executor=self._executor,
@@ -124,6 +124,8 @@ class Session:
             seed=self._seed,
             argv=sys.argv,  # noqa: TID251 - recorded in the manifest, not read
         )
+        self._clock = Clock()  # a next job of the session has seconds of its own
+        return result
 
     def report(
         self, result: Result, answer: Callable[[], RenderableType], tables: Sequence[str], query: tuple[str, str]

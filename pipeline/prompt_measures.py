@@ -17,7 +17,7 @@ from pipeline.fidelity import LayerProjection, correlation_sums, rows_of
 from pipeline.forward import Forward, for_batches, prompt_batches
 from pipeline.head import Head
 from pipeline.prompts import CategoryPrompts
-from pipeline.semantic import semantic_category_scores
+from pipeline.semantic import masked_attention, semantic_category_scores
 from pipeline.weights import ModelWeights
 
 Float64Array = npt.NDArray[np.float64]
@@ -92,6 +92,35 @@ def measure_prompts(
         for kind in states.states
     }
     return scores_PC, sums
+
+
+def measure_masked_attention(
+    weights: ModelWeights, prompts: CategoryPrompts, *, threads: int, device: str = "cpu"
+) -> Float64Array:
+    """Run category prompts through the model and take every head's mean attention on expected keys.
+
+    Args:
+        weights: the model.
+        prompts: the prompts.
+        threads: threads to use on CPUs; no result depends on it.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        float64 [P, L, N], `pipeline.semantic.masked_attention` of every prompt.
+    """
+    layers = range(weights.architecture.n_layers)
+
+    def work(model: Forward, batch: slice) -> np.ndarray:
+        here, found = prompts[batch], []
+
+        def visit(layer: int, scores_PNTT: torch.Tensor) -> None:
+            found.append(masked_attention(scores_PNTT, here).cpu().numpy())
+
+        model.attention_scores(here.tokens_PT, layers, visit)
+        return np.stack(found, axis=1)
+
+    batches = prompt_batches(len(prompts.tokens_PT))
+    return np.concatenate(for_batches(weights, batches, work, threads=threads, device=device))
 
 
 def measure_sequences(

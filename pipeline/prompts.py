@@ -35,8 +35,17 @@ class CategoryPrompts:
     categories_PT: IntArray
 
     @classmethod
-    def draw(cls, categories: Categories, *, bos: int, count: int, length: int, seed: int) -> CategoryPrompts:
-        """Draw prompts: each takes up to 8 categories, and each of its words a category of these and a word of that.
+    def draw(
+        cls,
+        categories: Categories,
+        *,
+        bos: int,
+        count: int,
+        length: int,
+        seed: int,
+        per_prompt: int = CATEGORIES_PER_PROMPT,
+    ) -> CategoryPrompts:
+        """Draw prompts: each takes some categories, and each of its words a category of these and a word of that.
 
         Args:
             categories: at least one category.
@@ -44,6 +53,7 @@ class CategoryPrompts:
             count: prompts; the first of them are the same for every count.
             length: words of a prompt.
             seed: of the draws.
+            per_prompt: categories of a prompt, or all there are.
 
         Returns:
             The prompts.
@@ -56,7 +66,7 @@ class CategoryPrompts:
         tokens = np.concatenate([np.array(tokens, np.int64) for tokens in categories.token_ids])
         for prompt in range(count):
             rng = np.random.default_rng(np.random.SeedSequence([seed, prompt], spawn_key=(DRAWS,)))
-            chosen = rng.choice(known, min(CATEGORIES_PER_PROMPT, known), replace=False)
+            chosen = rng.choice(known, min(per_prompt, known), replace=False)
             categories_PT[prompt, 1:] = rng.choice(chosen, length)
             drawn_T = categories_PT[prompt, 1:]
             tokens_PT[prompt, 1:] = tokens[starts[drawn_T] + rng.integers(0, sizes[drawn_T])]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from pipeline.behaviour import causal_pattern
 from pipeline.prompts import CategoryPrompts
 
 
@@ -40,6 +41,29 @@ def semantic_category_scores(scores_PNTT: torch.Tensor, prompts: CategoryPrompts
         surprisal_NT = log_mass(scores_NTT, causal_TT) - log_mass(scores_NTT, expected_TT)
         found.append(surprisal_NT[:, 1:].mean(dim=-1))
     return torch.stack(found)
+
+
+def masked_attention(scores_PNTT: torch.Tensor, prompts: CategoryPrompts) -> torch.Tensor:
+    """Score some heads on some prompts by the mean of the attention that the expected keys get.
+
+    The mean is over all expected pairs (query, key) of a prompt, M as in `semantic_category_scores` but without its BOS
+    fallback: attention on the only partner counts as much as on each of several, and queries without one do not count.
+
+    Args:
+        scores_PNTT: pre-softmax attention scores; entries after the query are not read.
+        prompts: the prompts they belong to.
+
+    Returns:
+        float64 [P, N], higher = better; NaN for a prompt without such pairs.
+
+    Source:
+        Recreation notebook of "The Self-Hating Attention Head", section 2.3.
+    """
+    expected_PTT = prompts.expected_PTT()
+    expected_PTT[:, :, 0] = False
+    marked_PTT = torch.from_numpy(expected_PTT).to(scores_PNTT.device)
+    mass_PN = (causal_pattern(scores_PNTT) * marked_PTT[:, None]).sum(dim=(2, 3))
+    return mass_PN / marked_PTT.sum(dim=(1, 2))[:, None]
 
 
 def mean_and_std(scores_P: np.ndarray) -> tuple[float, float]:

@@ -32,6 +32,7 @@ SCRIPTS = (
     "steering.js",
     "ablation.js",
     "similarity.js",
+    "reproduction.js",
     "runs.js",
     "main.js",
 )

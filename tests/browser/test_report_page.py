@@ -13,6 +13,8 @@ import pytest
 from report_tables import HOSTILE, KEYS, SIZE, community_table, head_tables, token_tables
 
 from jobs.cli import run
+from jobs.published import DEFINED, facts
+from jobs.verdicts import Measured, absent, table
 
 Finish = Callable[..., Path]
 Open = Callable[..., Any]
@@ -35,6 +37,7 @@ def folders(finish_run: Finish, tmp_path_factory: pytest.TempPathFactory) -> dic
         "steering": finish_run(out, "steering", {"steering.parquet": steering_table()}, {"head": "L1H5"}),
         "ablation": finish_run(out, "ablation", {"ablation.parquet": ablation_table()}),
         "similarity": finish_run(out, "similarity", {"similarity.parquet": similarity_table()}, {"head": "L1H5"}),
+        "reproduction": finish_run(out, "reproduce", {"reproduction.parquet": reproduction_table()}, {"head": "L1H5"}),
     }
 
 
@@ -70,6 +73,14 @@ def similarity_table() -> pa.Table:
     return pa.table({**columns, "std": np.ones(20), "p25": edges[:-1] * 3 - 1, "p75": edges[:-1] * 3 + 1})
 
 
+def reproduction_table() -> pa.Table:
+    known = facts()
+    found = {(one.figure, form): absent("<b>no</b> model") for one in known.figures for form in one.variants}
+    found["semantic.lowest", DEFINED] = Measured(value=1, text="1 of 144")
+    found["top10.red", DEFINED] = Measured(value=2, text="2 of 10", note="<img src=x onerror=window.pwned=1>")
+    return table(known, found)
+
+
 @pytest.fixture(scope="session")
 def report(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     def made(*names: str) -> Path:
@@ -82,7 +93,7 @@ def report(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def whole(report: Callable[..., Path]) -> Path:
-    return report("communities", "heads", "steering", "ablation", "similarity")
+    return report("communities", "heads", "steering", "ablation", "similarity", "reproduction")
 
 
 def rows(folder: Path, table: str) -> list[dict[str, Any]]:
@@ -248,7 +259,7 @@ def test_injected_markup_would_be_stopped_by_the_policy(
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_section_is_drawn_in_light_and_dark(scheme: str, whole: Path, open_page: Open) -> None:
     page = open_page(whole, scheme)
-    titles = ["Map of the vocabulary", "Heads", "Steering", "Ablation", "Similarity curve", "Runs"]
+    titles = ["Map of the vocabulary", "Heads", "Steering", "Ablation", "Similarity curve", "Published figures", "Runs"]
     assert [one.evaluate("node => node.firstChild.textContent") for one in page.locator("h2").all()] == titles
     assert [one.inner_text() for one in page.locator("nav a").all()] == titles
     assert page.locator(".notice").count() == 0
@@ -388,3 +399,16 @@ def test_a_full_vocabulary_is_small_and_painted_soon(full_size: Path, open_page:
         page.mouse.move(box["x"] + 300 + 2 * step, box["y"] + 300 + step)
     page.mouse.up()
     assert max(page.evaluate("window.stalls"), default=0) < 200
+
+
+def test_published_figures_stand_in_rows_with_their_verdicts(whole: Path, open_page: Open) -> None:
+    page = open_page(whole)
+    rows = page.locator(".reproduction tbody tr")
+    assert rows.count() == reproduction_table().num_rows
+    texts = rows.all_inner_texts()
+    (lowest,) = [text for text in texts if "semantic.lowest" in text]
+    assert "reproduced" in lowest
+    assert "1 of 144" in lowest
+    assert sum("differs" in text.split("\t")[0] for text in texts) == 1
+    assert sum("<img src=x onerror=window.pwned=1>" in text for text in texts) == 1
+    assert page.evaluate("window.pwned") is None

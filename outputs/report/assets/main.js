@@ -1,6 +1,6 @@
 // Puts the sections on the page, one after the other, so that the first can be read while the next is drawn.
 
-const SECTIONS = { tokens: tokensSection, heads: headsSection, steering: steeringSection, ablation: ablationSection, similarity: similaritySection };
+const SECTIONS = { tokens: tokensSection, heads: headsSection, steering: steeringSection, ablation: ablationSection, similarity: similaritySection, reproduction: reproductionSection };
 
 async function main() {
   const content = document.getElementById("content"), contents = document.getElementById("contents"), lead = document.getElementById("lead");

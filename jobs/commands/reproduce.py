@@ -1,0 +1,57 @@
+"""`submit reproduce`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from jobs.commands.options import InputFile, RunOptions, run_options
+
+if TYPE_CHECKING:
+    from outputs.run import Run
+
+
+@click.command("reproduce")
+@click.option(
+    "--frequencies",
+    type=InputFile(),
+    default=None,
+    metavar="CSV",
+    help="Frequent tokens of the model, columns token,id,count.  [default: GPT-2's, for models with its vocabulary]",
+)
+@run_options
+def reproduce(frequencies: Path | None, options: RunOptions) -> int:
+    """Compare a model with the published figures of GPT-2 small's L1H5: one row and verdict for each."""
+    from jobs.frequencies import Frequencies
+    from jobs.published import facts
+    from jobs.reproduce import Reproduce, ReproduceJob, choose_tokens
+    from jobs.reproduction_answer import verdicts
+    from jobs.reproduction_sources import source_jobs
+
+    published = facts()
+    given = None if frequencies is None else Frequencies.read(frequencies)
+    tables = ["reproduction.parquet", "notebook.parquet", "prompt_scores/*.parquet"]
+    query = "reproduction.parquet", ".verdict.value_counts()"
+    with options.session() as session:
+        opened = options.open_model(session)
+        tokens = choose_tokens(published, opened, given)
+        vocabulary = opened.vocabulary
+        if given is not None and vocabulary.has_tokenizer and (warning := given.mismatch(vocabulary.texts())):
+            session.progress.say(warning)
+        runs: dict[str, Run] = {}
+        for name, source in source_jobs(published, opened, tokens, seed=options.seed):
+            session.progress.say(f"run {len(runs) + 1}: {name}")
+            result = session.submit(source, opened="preparing" if runs else "opening the model")
+            if result.failures:
+                return session.report(result, lambda: "", [], query)
+            runs[name] = result.run
+        ids = {name: run.folder.name.rpartition("-")[2] for name, run in runs.items()}
+        spec = Reproduce(sources=ids, tokens=tokens, seed=options.seed)
+        session.progress.say("the comparison, and what no other job computes")
+        job = ReproduceJob(spec, published, opened, runs)
+        if dropped := job.drawn.dropped():
+            session.progress.say(dropped)
+        result = session.submit(job, opened="preparing")
+    return session.report(result, lambda: verdicts(result.run), tables, query)
