@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import click
 import pyarrow as pa
 
-from cluster.executor import Capacity, Grant, Outcome
+from cluster.executor import Capacity, Grant, Node, Outcome
 from cluster.in_process import InProcessExecutor
 from cluster.ray_cluster import RayExecutor
 from jobs.clock import Clock
@@ -50,7 +50,7 @@ class Simulated(InProcessExecutor):
 
     def capacity(self) -> Capacity:
         """As many CPUs as workers."""
-        return Capacity(nodes=1, cpus=self._workers, cpus_per_node=1, gpus=0)
+        return Capacity((Node(cpus=1, gpus=0),) * self._workers)
 
     def map(
         self, function: Callable[..., Any], tasks: Iterable[tuple[Any, tuple[Any, ...]]]

@@ -67,9 +67,10 @@ class Watch(AbstractContextManager["Watch"]):
                 nodes = self._nodes()
             except ClusterLostError:
                 continue
-            self._answered = time.monotonic()
+            now = time.monotonic()
             wanted = self._grant
             self.nodes = sum(node.gpus >= 1 if wanted.gpus else node.cpus >= wanted.cpus for node in nodes)
             if self.nodes:
-                self._held = self._answered
+                self._held = now
+            self._answered = now  # after the other: it is read in between
             self._heard.set()

@@ -232,6 +232,7 @@ class Run:
         if found:
             raise OSError(f"{len(found)} parts changed while the run was finished, first: {found[0]}; submit again")
         self._require_driving(True)
+        self.folder.clear_leftovers()  # of workers that were lost on the way
         self._set_aside(self.strangers({part.path for part in parts}))
         manifest = {
             "format": FORMAT,

@@ -16,7 +16,7 @@ cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_
 cluster.add_node(num_cpus=1, num_gpus=3)
 cluster.wait_for_nodes()
 request = ["full-vocab", "--model", model, "--out", out, "--shards", "4", "--address", cluster.address]
-codes = [run([*request, "--gpus", "4"]), run([*request, "--gpus", "0"])]
+codes = [run([*request, "--gpus", "4", "--wait", "1"]), run([*request, "--gpus", "0"])]
 cluster.shutdown()
 print(codes)
 """
@@ -27,5 +27,6 @@ def test_a_joined_cluster_is_used_and_its_limits_are_named(planted_tiny: Path, t
         [sys.executable, "-c", PROGRAM, str(planted_tiny), str(tmp_path)], capture_output=True, text=True, timeout=300
     )
     assert done.stdout.strip().endswith("[2, 0]"), done.stderr
+    assert "waiting up to 1 s for 4 GPUs; the cluster has 2 nodes, 2 CPUs and 3 GPUs\n" in done.stderr
     assert "--gpus 4 is more than the cluster has (2 nodes, 2 CPUs and 3 GPUs)" in done.stderr
     assert "4 shards in" in done.stdout

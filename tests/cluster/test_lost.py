@@ -37,7 +37,7 @@ def test_a_lost_cluster_ends_with_the_list_and_is_resumed(
 ) -> None:
     request = ("full-vocab", "--model", planted_tiny, "--out", tmp_path, "--shards", SHARDS)
     run = Run(tmp_path / undisturbed.folder.name)
-    journal = Journal(run.folder / "_state/receipts.jsonl")
+    journal = Journal(run.folder.log("_state/receipts.jsonl"))
     with cluster_of({"num_cpus": 1}, head=1) as cluster:
         driver = submit(*request, "--address", cluster.address)
         until(lambda: len(journal.read()) >= 5, "a fifth receipt", 120)
@@ -54,7 +54,9 @@ def test_a_lost_cluster_ends_with_the_list_and_is_resumed(
     assert driver.returncode == 1, errors
     assert f"{SHARDS - done} shards failed" in errors
     assert errors.count("was not computed: ClusterLost: the") == 20  # more are in the log only
-    assert sum(line.startswith("shard ") for line in run.failure_log.read_text().splitlines()) == SHARDS - done
+    assert (
+        sum(line.startswith("shard ") for line in Path(str(run.failure_log)).read_text().splitlines()) == SHARDS - done
+    )
 
     resumed = submit(*request, "--in-process")
     _, errors = resumed.communicate(timeout=120)
@@ -93,7 +95,7 @@ def test_an_error_of_the_program_fails_its_shard_once_and_no_other(planted_tiny:
         assert str(result.failures[name]) == "ValueError: a slip in the program"
         assert result.computed == 7
         assert sorted(bad.tries.read_text().split()) == sorted(shard.name for shard in bad.plan())
-        log = result.run.failure_log.read_text()
+        log = Path(str(result.run.failure_log)).read_text()
         assert log.startswith(f"shard {name}\n")
         assert 'raise ValueError("a slip in the program")' in log
         assert result.run.manifest() is None
