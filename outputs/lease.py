@@ -144,7 +144,7 @@ def _refusal(folder: ObjectFolder, path: str, age: float) -> RunIsBusyError:
     try:
         entry = json.loads(folder.read(path))
         holder = f"process {entry['pid']} on {entry['host']}"
-    except (ValueError, KeyError, TypeError, FileNotFoundError):
+    except (ValueError, KeyError, TypeError, OSError):  # who it is helps a person; that it is decides
         holder = "another process"
     rest = max(LEASE_SECONDS + _ROUNDING_SECONDS - age, 1)
     return RunIsBusyError(

@@ -58,7 +58,7 @@ class Chaos:
         return Run(self.out / str(self.finished) / self.expected.folder.name)
 
     def receipts(self) -> int:
-        journal = self.run.folder / "_state/receipts.jsonl"
+        journal = Path(self.run.folder, "_state/receipts.jsonl")
         return journal.read_bytes().count(b"\n") if journal.exists() else 0
 
     def proceed(self, receipts: int) -> None:
