@@ -118,9 +118,19 @@ def write_table(folder: Folder, path: str, table: pa.Table) -> Part:
 
 
 def _encoded(table: pa.Table) -> bytes:
+    # A dictionary of scores, of which hardly two are equal, makes files a third larger and takes three times as long.
+    leaves = map(_leaf, table.schema)
+    repeating = [path for path, kind in leaves if not pa.types.is_floating(kind)]
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd", use_dictionary=repeating)
     return buffer.getvalue()
+
+
+def _leaf(field: pa.Field) -> tuple[str, pa.DataType]:
+    """A column's path in the file, and what it holds."""
+    if pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type):
+        return f"{field.name}.list.element", field.type.value_type
+    return field.name, field.type
 
 
 def _write(folder: Folder, path: str, table: pa.Table, content: bytes) -> Part:

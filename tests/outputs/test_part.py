@@ -19,6 +19,24 @@ from outputs.part import Part, faults, partition, write_part, write_table
 TABLE = pa.table({"token_id": pa.array(range(300), pa.int32()), "score": pa.array([0.5] * 300, pa.float32())})
 
 
+def test_ids_have_a_dictionary_and_scores_have_none(tmp_path: Path) -> None:
+    lists = pa.table(
+        {
+            "token_id": pa.array([0, 1], pa.int32()),
+            "key_ids": pa.array([[1, 0], [0, 1]], pa.list_(pa.int32(), 2)),
+            "scores": pa.array([[2.0, 1.0], [2.5, 0.5]], pa.list_(pa.float32(), 2)),
+            "score": pa.array([1.0, 2.0], pa.float64()),
+        }
+    )
+    part = write_part(LocalFolder(tmp_path), "t/part-00000.parquet", lists)
+    group = pq.ParquetFile(tmp_path / part.path).metadata.row_group(0)
+    columns = [group.column(index) for index in range(group.num_columns)]
+    assert {column.path_in_schema.partition(".")[0]: column.has_dictionary_page for column in columns} == {
+        "token_id": True, "key_ids": True, "scores": False, "score": False,
+    }  # fmt: skip
+    assert pq.read_table(tmp_path / part.path).equals(lists)
+
+
 def test_a_part_is_what_its_record_says(tmp_path: Path) -> None:
     part = write_part(LocalFolder(tmp_path), partition("topk", 1, 5, 3), TABLE)
     assert part.path == f"topk/layer=1/head=5/part-00003-{part.sha256[:12]}.parquet"
