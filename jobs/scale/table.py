@@ -37,8 +37,8 @@ class PlannedTable:
 
 def _column(kind: pa.DataType, rows: float, vocab_size: int) -> float:
     if pa.types.is_fixed_size_list(kind):
-        values = rows * kind.list_size
         # Ids of keys repeat: the dictionary keeps each once, and the values as bits.
-        return values * (vocab_size - 1).bit_length() / 8 if kind.value_type == pa.int32() else values * _FLOAT32
+        per_item = (vocab_size - 1).bit_length() / 8 if kind.value_type == pa.int32() else _FLOAT32
+        return rows * float(kind.list_size) * per_item
     per_value = {pa.float32(): _FLOAT32, pa.int32(): _INT32, pa.float64(): _FLOAT64, pa.bool_(): 0.0}
     return rows * per_value.get(kind, _TEXT)
