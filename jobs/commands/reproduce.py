@@ -41,7 +41,7 @@ def reproduce(frequencies: Path | None, options: RunOptions) -> int:
         if given is not None and vocabulary.has_tokenizer and (warning := given.mismatch(vocabulary.texts())):
             session.progress.say(warning)
         runs: dict[str, Run] = {}
-        for name, source in source_jobs(published, opened, tokens, seed=options.seed):
+        for name, source in source_jobs(published, opened, tokens, runs, seed=options.seed):
             session.progress.say(f"run {len(runs) + 1}: {name}")
             result = session.submit(source, opened="preparing" if runs else "opening the model")
             if result.failures:
