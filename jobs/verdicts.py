@@ -71,7 +71,7 @@ def _row(facts: Facts, figure: Figure, variant: str, measured: Measured) -> dict
     return {
         "figure": figure.figure,
         "what": figure.what,
-        "source": facts.sources[figure.source],
+        "source": "; ".join(facts.sources[source] for source in figure.sources),
         "variant": variant,
         "published": figure.published,
         "published_text": figure.published_text,
