@@ -376,6 +376,14 @@ def test_a_model_without_the_head_is_refused(
     refused("reproduce", folder, tmp_path, capsys, [], ["L1H5", "1 layers of 8"])
 
 
+def test_a_model_without_bos_is_refused_before_anything_is_computed(
+    make_random_model: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_random_model(bos_token_id=None, eos_token_id=None)
+    capsys.readouterr()
+    refused("reproduce", folder, tmp_path, capsys, [], ["BOS"])
+
+
 def test_a_report_shows_every_row(sound: Path) -> None:
     (folder,) = sound.glob("reproduce-*")
     _, blocks = Report.of([Run(folder)]).content()
