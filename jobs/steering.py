@@ -154,10 +154,13 @@ class SteeringJob:
         folder = run.folder
         which = _stage(stage[0])
         if which == _KIN:
-            if self._kin_of is not None and (parts := kin_parts(self._kin_of, self._kin_shards, digest)) is not None:
-                for shard in stage:
-                    yield shard, (folder, digest, None, (self._kin_of.folder, parts[shard.name]))
-                return
+            if self._kin_of is not None:
+                other = Run(self._kin_of.folder)
+                other.missing(self._kin_shards)  # reads the receipts, as far as their parts are sound
+                if parts := kin_parts(other, self._kin_shards, digest):
+                    for shard in stage:
+                        yield shard, (folder, digest, None, (other.folder, parts[shard.name]))
+                    return
             shared = executor.put(unit_states(states_VD, threads=threads))
             clock.lap("token states")
             for shard in stage:
