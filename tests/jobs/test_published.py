@@ -34,6 +34,16 @@ def test_each_rule_draws_its_line(rule: str, limit: float, inside: list[float], 
     assert verdict(one, absent("why")) == NOT_COMPARABLE
 
 
+def test_what_is_not_a_number_is_not_comparable() -> None:
+    known = facts()
+    found = {(one.figure, variant): absent("no model") for one in known.figures for variant in one.variants}
+    found["ablation.none", DEFINED] = Measured(value=math.nan)
+    assert verdict(figure("within", 0.5), Measured(value=math.nan)) == NOT_COMPARABLE
+    (row,) = [row for row in table(known, found).to_pylist() if row["figure"] == "ablation.none"]
+    assert (row["verdict"], row["measured"], row["measured_text"]) == (NOT_COMPARABLE, None, "")
+    assert row["note"] == "the measured value is not a number"
+
+
 def test_a_distance_printed_as_the_limit_is_within_it() -> None:
     assert figure("within", 0.1, 0.7).holds(0.8)  # 0.8 - 0.7 is 0.10000000000000009
 
