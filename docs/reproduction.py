@@ -70,7 +70,7 @@ def _condition(figure: Figure) -> str:
 
 def _of(known: Facts, source: str) -> list[str]:
     """Groups of figures from a source."""
-    groups = [figure.figure.partition(".")[0] for figure in known.figures if figure.source == source]
+    groups = [figure.figure.partition(".")[0] for figure in known.figures if source in figure.sources]
     return list(dict.fromkeys(groups))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from jobs.kin_shards import kin_file
 from jobs.prepared import prepared_keys
 from jobs.tables import kin_table
 from outputs.folder import Folder
-from outputs.part import Part, write_part
+from outputs.part import OTHER_CONTENT, Part, write_part
 from outputs.reader import list_matrix, read_parts
 from outputs.run import Run
 from outputs.shard import Shard
@@ -39,6 +40,41 @@ def find_kin(grant: Grant, shard: Shard, folder: Folder, digest: str, unit_VD: n
     return write_part(folder, kin_file(shard), table)
 
 
+def copy_kin(folder: Folder, other: Folder, part: Part) -> Part:
+    """Write what another run found from the same states: the same bytes as if it were found again.
+
+    Args:
+        folder: of the run.
+        other: of the other run.
+        part: its part.
+
+    Raises:
+        OSError: if the part cannot be read, is not what it was, or cannot be written.
+    """
+    content = other.read(part.path)
+    if hashlib.sha256(content).hexdigest() != part.sha256:
+        raise OSError(f"{part.path} of {other} {OTHER_CONTENT}")
+    folder.write(part.path, content)
+    return part
+
+
+def kin_parts(run: Run, shards: Sequence[Shard], inputs: str) -> dict[str, Part] | None:
+    """The parts with the committed kin of a layer.
+
+    Args:
+        run: the run.
+        shards: all `kin_shards` of the layer.
+        inputs: what their receipts must say they were computed from.
+
+    Returns:
+        The part of each shard, by its name; None unless all are there.
+    """
+    receipts = run.receipts()
+    if any(shard.name not in receipts or receipts[shard.name].inputs != inputs for shard in shards):
+        return None
+    return {shard.name: receipts[shard.name].parts[0] for shard in shards}
+
+
 def committed_kin(run: Run, shards: Sequence[Shard], inputs: str, vocab_size: int) -> np.ndarray | None:
     """The committed kin of a layer.
 
@@ -51,9 +87,9 @@ def committed_kin(run: Run, shards: Sequence[Shard], inputs: str, vocab_size: in
     Returns:
         int32 [V, N]; None unless all of it is there.
     """
-    receipts = run.receipts()
-    if any(shard.name not in receipts or receipts[shard.name].inputs != inputs for shard in shards):
+    parts = kin_parts(run, shards, inputs)
+    if parts is None:
         return None
     if not shards:
         return np.empty((vocab_size, 0), np.int32)
-    return list_matrix(read_parts(run, [part for shard in shards for part in receipts[shard.name].parts]), "kin_ids")
+    return list_matrix(read_parts(run, list(parts.values())), "kin_ids")

@@ -25,8 +25,8 @@ class Figure:
     """Its name here."""
     what: str
     """What it says."""
-    source: str
-    """Where it was published, a key of `sources`."""
+    sources: tuple[str, ...]
+    """Where it was published, keys of the facts' `sources`."""
     published: float | None
     """The number; None for a claim without one."""
     published_text: str
@@ -109,4 +109,8 @@ def _figure(entry: dict[str, Any]) -> Figure:
     published = entry["published"]
     text = entry.pop("published_text", None) or f"{published:g}"
     limit = entry.pop("limit", 0)
-    return Figure(**{**entry, "variants": tuple(entry["variants"])}, published_text=text, limit=limit)
+    return Figure(
+        **{**entry, "sources": tuple(entry["sources"]), "variants": tuple(entry["variants"])},
+        published_text=text,
+        limit=limit,
+    )

@@ -66,8 +66,6 @@ _BEHAVIOURS = (
 class Reproduce:
     """A comparison with the published figures."""
 
-    sources: Mapping[str, str]
-    """Ids of the finished runs that it stands on, by the names of `jobs.reproduction_sources`."""
     tokens: tuple[int, ...] | None = None
     """Frequent tokens, the most frequent first; None = there is no list of them."""
     prompts: int = 16
@@ -106,7 +104,10 @@ class ReproduceJob:
         spec: what is asked for.
         facts: the published figures.
         model: the model.
-        runs: the finished runs that the spec names.
+
+    Attributes:
+        runs: the finished runs that it stands on, by the names of `jobs.reproduction_sources`; all of them are there
+            before it is submitted. A request that cannot be met is refused before the first of them is computed.
 
     Raises:
         ValueError: if the model has no such head, or no BOS.
@@ -114,12 +115,12 @@ class ReproduceJob:
 
     name = "reproduce"
 
-    def __init__(self, spec: Reproduce, facts: Facts, model: Model, runs: Mapping[str, Run]) -> None:
+    def __init__(self, spec: Reproduce, facts: Facts, model: Model) -> None:
         shape = model.checkpoint.architecture
         self.spec = spec
         self.model = model
+        self.runs: dict[str, Run] = {}
         self._facts = facts
-        self._runs = runs
         self._head = Head.parse(facts.head)
         self._head.require_inside(shape.n_layers, shape.n_heads)
         self._heads = [Head(layer, head) for layer in range(shape.n_layers) for head in range(shape.n_heads)]
@@ -141,7 +142,7 @@ class ReproduceJob:
             tokens = {"count": len(self.spec.tokens), "sha256": digest}
         return {
             "head": self._facts.head,
-            "sources": dict(self.spec.sources),
+            "sources": {name: run.folder.name.rpartition("-")[2] for name, run in self.runs.items()},
             "facts_sha256": self._facts.sha256,
             "tokens": tokens,
             "prompts": self.spec.prompts,
@@ -258,7 +259,7 @@ class ReproduceJob:
     def reduce(self, run: Run) -> list[Part]:
         """Compare, and write the tables of the whole run."""
         summaries = {name: receipt.summary for name, receipt in run.receipts().items()}
-        found = found_in(self._facts, self.model, self._runs) | self._of_prompts(run) | self._of_notebook(summaries)
+        found = found_in(self._facts, self.model, self.runs) | self._of_prompts(run) | self._of_notebook(summaries)
         found |= self._of_spectrum(summaries[_SPECTRUM]["spectrum"])
         if self.spec.tokens is not None:
             by_key = pa.table(summaries[_SIMILARITY]["similarity"])

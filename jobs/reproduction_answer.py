@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -17,13 +18,13 @@ _STYLES = {REPRODUCED: "green", DIFFERS: "bold red", NOT_COMPARABLE: "dim"}
 
 
 def verdicts(run: Run) -> RenderableType:
-    """Published and measured number, tolerance and verdict, one row each; below, what and why of every figure.
+    """Published and measured number, tolerance and verdict, one row each; above, what and why of every figure.
 
     Args:
         run: a finished reproduce run.
 
     Returns:
-        Tables to print; what else there is to say of a row stands in `reproduction.parquet`.
+        Tables to print, the verdicts last, where a terminal shows them.
     """
     rows = read_whole(run, "reproduction").to_pylist()
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")  # 80 columns wide
@@ -40,11 +41,11 @@ def verdicts(run: Run) -> RenderableType:
             f"{row['published']:g}" if row["published"] is not None else "",
         ]
         short = row["tolerance"].removeprefix("within a ").replace("at least", ">=")
-        cells += [_number(row["measured"]), short]
+        cells += [_short(row), short]
         table.add_row(*map(Text, cells), Text(row["verdict"], style=_STYLES[row["verdict"]]))
     counts = Counter(row["verdict"] for row in rows)
     listed = ", ".join(f"{counts[name]} {name}" for name in (REPRODUCED, DIFFERS, NOT_COMPARABLE))
-    return Group(table, Text(f"{len(rows)} rows: {listed}\n"), _meanings(rows))
+    return Group(_meanings(rows), Text(), table, Text(f"{len(rows)} rows: {listed}"))
 
 
 def _meanings(rows: list[dict[str, Any]]) -> Table:
@@ -65,5 +66,13 @@ def _meanings(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+def _short(row: dict[str, Any]) -> str:
+    """The measured number in nine characters, which 80 columns have room for."""
+    value = row["measured"]
+    if value is None:
+        return ""
+    if not math.isfinite(value):
+        return str(row["measured_text"])
+    if abs(value) < 1e-3:
+        return f"{value:.3g}"
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"

@@ -58,13 +58,17 @@ def has_gpt2_vocabulary(facts: Facts, model: Model) -> bool:
     return size == facts.data["shape"]["vocab_size"] and all(find(text) == token for token, text in pairs)
 
 
-def source_jobs(facts: Facts, model: Model, tokens: tuple[int, ...] | None, *, seed: int) -> Iterator[tuple[str, Job]]:
+def source_jobs(
+    facts: Facts, model: Model, tokens: tuple[int, ...] | None, runs: Mapping[str, Run], *, seed: int
+) -> Iterator[tuple[str, Job]]:
     """The jobs with the names that their runs have below, one at a time, for each holds token states.
 
     Args:
         facts: the published figures.
         model: the model.
         tokens: frequent tokens, the most frequent first; None where there is no list of them.
+        runs: finished runs by their names, to which the caller adds each before it takes the next job: the second
+            steering copies the first's kin.
         seed: of what the jobs draw.
 
     Raises:
@@ -100,7 +104,7 @@ def source_jobs(facts: Facts, model: Model, tokens: tuple[int, ...] | None, *, s
             seed=seed,
             **_STEERING[variant],
         )
-        yield f"steering {variant}", SteeringJob(steering, model)
+        yield f"steering {variant}", SteeringJob(steering, model, kin_of=runs.get(f"steering {DEFINED}"))
 
 
 def found_in(facts: Facts, model: Model, runs: Mapping[str, Run]) -> _Found:

@@ -14,7 +14,7 @@ import numpy as np
 from cluster.executor import Executor, Grant
 from jobs.clock import Clock
 from jobs.cost import cost_of
-from jobs.kin import committed_kin, find_kin
+from jobs.kin import committed_kin, copy_kin, find_kin, kin_parts
 from jobs.kin_shards import kin_shards
 from jobs.model import Model
 from jobs.steering_grid import Steering
@@ -69,6 +69,7 @@ class SteeringJob:
     Args:
         spec: what is asked for.
         model: the model.
+        kin_of: a finished run of the same layer, whose kin are copied if they were found from the same states.
 
     Raises:
         ValueError: if the request does not fit the model.
@@ -76,11 +77,12 @@ class SteeringJob:
 
     name = "steering"
 
-    def __init__(self, spec: Steering, model: Model) -> None:
+    def __init__(self, spec: Steering, model: Model, *, kin_of: Run | None = None) -> None:
         spec.require_fits(model)
         self.spec = spec
         self.model = model
         self._head = Head.parse(spec.head)
+        self._kin_of = kin_of
         self._points = spec.points()
         vocab_size = model.checkpoint.architecture.vocab_size
         self._kin_shards = kin_shards(self._head.layer, vocab_size, spec.head)
@@ -152,10 +154,17 @@ class SteeringJob:
         folder = run.folder
         which = _stage(stage[0])
         if which == _KIN:
+            if self._kin_of is not None:
+                other = Run(self._kin_of.folder)
+                other.missing(self._kin_shards)  # reads the receipts, as far as their parts are sound
+                if parts := kin_parts(other, self._kin_shards, digest):
+                    for shard in stage:
+                        yield shard, (folder, digest, None, (other.folder, parts[shard.name]))
+                    return
             shared = executor.put(unit_states(states_VD, threads=threads))
             clock.lap("token states")
             for shard in stage:
-                yield shard, (folder, digest, shared)
+                yield shard, (folder, digest, shared, None)
             return
         if which == _PROMPTS:
             yield from self._prompt_tasks(stage, folder, digest, executor, threads)
@@ -262,7 +271,8 @@ class SteeringJob:
         summary: dict[str, Any] = {}
         parts: tuple[Part, ...]
         if "part" in shard.bounds:
-            parts = (find_kin(grant, shard, folder, digest, *arguments),)
+            unit_VD, found = arguments
+            parts = (copy_kin(folder, *found) if found else find_kin(grant, shard, folder, digest, unit_VD),)
         elif "point" in shard.bounds:
             parts, summary = _score_point(grant, shard, folder, *arguments)
         elif "in_model" in shard.bounds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ class Measured:
     """What was measured of a figure.
 
     Attributes:
-        value: the number; None where nothing comparable could be measured.
+        value: the number; None or NaN where nothing comparable could be measured.
         text: it for a reader; empty = the number itself.
         note: why there is none, or what else a reader should know.
     """
@@ -40,9 +41,14 @@ def absent(reason: str) -> Measured:
 
 def verdict(figure: Figure, measured: Measured) -> str:
     """Judge a measurement by its figure's rule."""
-    if measured.value is None or figure.rule == "unmeasured":
+    value = _number(measured)
+    if value is None or figure.rule == "unmeasured":
         return NOT_COMPARABLE
-    return REPRODUCED if figure.holds(measured.value) else DIFFERS
+    return REPRODUCED if figure.holds(value) else DIFFERS
+
+
+def _number(measured: Measured) -> float | None:
+    return None if measured.value is None or math.isnan(measured.value) else measured.value
 
 
 def table(facts: Facts, found: Found) -> pa.Table:
@@ -68,18 +74,19 @@ def _measured(figure: Figure, variant: str, found: Found) -> Measured:
 
 
 def _row(facts: Facts, figure: Figure, variant: str, measured: Measured) -> dict[str, Any]:
+    value = _number(measured)
     return {
         "figure": figure.figure,
         "what": figure.what,
-        "source": facts.sources[figure.source],
+        "source": "; ".join(facts.sources[source] for source in figure.sources),
         "variant": variant,
         "published": figure.published,
         "published_text": figure.published_text,
-        "measured": measured.value,
-        "measured_text": measured.text or ("" if measured.value is None else f"{measured.value:.5g}"),
+        "measured": value,
+        "measured_text": measured.text or ("" if value is None else f"{value:.5g}"),
         "unit": figure.unit,
         "tolerance": figure.tolerance,
         "why": figure.why,
         "verdict": verdict(figure, measured),
-        "note": measured.note,
+        "note": measured.note or ("the measured value is not a number" if value is None else ""),
     }

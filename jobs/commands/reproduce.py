@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from jobs.commands.options import InputFile, RunOptions, run_options
-
-if TYPE_CHECKING:
-    from outputs.run import Run
 
 
 @click.command("reproduce")
@@ -40,18 +36,15 @@ def reproduce(frequencies: Path | None, options: RunOptions) -> int:
         vocabulary = opened.vocabulary
         if given is not None and vocabulary.has_tokenizer and (warning := given.mismatch(vocabulary.texts())):
             session.progress.say(warning)
-        runs: dict[str, Run] = {}
-        for name, source in source_jobs(published, opened, tokens, seed=options.seed):
-            session.progress.say(f"run {len(runs) + 1}: {name}")
-            result = session.submit(source, opened="preparing" if runs else "opening the model")
-            if result.failures:
-                return session.report(result, lambda: "", [], query)
-            runs[name] = result.run
-        ids = {name: run.folder.name.rpartition("-")[2] for name, run in runs.items()}
-        spec = Reproduce(sources=ids, tokens=tokens, seed=options.seed)
-        session.progress.say("the comparison, and what no other job computes")
-        job = ReproduceJob(spec, published, opened, runs)
+        job = ReproduceJob(Reproduce(tokens=tokens, seed=options.seed), published, opened)
         if dropped := job.drawn.dropped():
             session.progress.say(dropped)
+        for name, source in source_jobs(published, opened, tokens, job.runs, seed=options.seed):
+            session.progress.say(f"run {len(job.runs) + 1}: {name}")
+            result = session.submit(source, opened="preparing" if job.runs else "opening the model")
+            if result.failures:
+                return session.report(result, lambda: "", [], query)
+            job.runs[name] = result.run
+        session.progress.say("the comparison, and what no other job computes")
         result = session.submit(job, opened="preparing")
     return session.report(result, lambda: verdicts(result.run), tables, query)

@@ -13,8 +13,8 @@ from pipeline.head import Head
 
 def figure(rule: str, limit: float, published: float | None = 2.0) -> Figure:
     return Figure(
-        figure="a.b", what="", source="post", published=published, published_text="", rule=rule, limit=limit, why="",
-        variants=(DEFINED,),
+        figure="a.b", what="", sources=("post",), published=published, published_text="", rule=rule, limit=limit,
+        why="", variants=(DEFINED,),
     )  # fmt: skip
 
 
@@ -34,6 +34,16 @@ def test_each_rule_draws_its_line(rule: str, limit: float, inside: list[float], 
     assert verdict(one, absent("why")) == NOT_COMPARABLE
 
 
+def test_what_is_not_a_number_is_not_comparable() -> None:
+    known = facts()
+    found = {(one.figure, variant): absent("no model") for one in known.figures for variant in one.variants}
+    found["ablation.none", DEFINED] = Measured(value=math.nan)
+    assert verdict(figure("within", 0.5), Measured(value=math.nan)) == NOT_COMPARABLE
+    (row,) = [row for row in table(known, found).to_pylist() if row["figure"] == "ablation.none"]
+    assert (row["verdict"], row["measured"], row["measured_text"]) == (NOT_COMPARABLE, None, "")
+    assert row["note"] == "the measured value is not a number"
+
+
 def test_a_distance_printed_as_the_limit_is_within_it() -> None:
     assert figure("within", 0.1, 0.7).holds(0.8)  # 0.8 - 0.7 is 0.10000000000000009
 
@@ -47,7 +57,7 @@ def test_the_data_file_is_whole() -> None:
     names = [one.figure for one in known.figures]
     assert len(set(names)) == len(names)
     for one in known.figures:
-        assert one.source in known.sources
+        assert one.sources
         assert one.rule in RULES
         assert one.what
         assert one.why
@@ -55,7 +65,7 @@ def test_the_data_file_is_whole() -> None:
         assert set(one.variants) <= {DEFINED, PUBLISHED}
         if one.published is not None and one.rule in ("within", "factor", "at_least"):
             assert one.holds(one.published), f"{one.figure}: the published number itself must count as reproduced"
-    assert set(known.sources) == {one.source for one in known.figures}
+    assert set(known.sources) == {source for one in known.figures for source in one.sources}
     scores = known.data["semantic_category_scores"]
     assert [len(row) for row in scores] == [12] * 12
     flat = {Head(layer, head): score for layer, row in enumerate(scores) for head, score in enumerate(row)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,13 +13,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from interruptions import Stopping, hashes
 from refusals import refused
+from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
-from jobs import published, reproduce, reproduction_shards, reproduction_sources, session
+from jobs import published, reproduce, reproduction_answer, reproduction_shards, reproduction_sources, session
 from jobs.cli import run as submit
 from jobs.commands.ending import INTERRUPTED
 from jobs.published import DEFINED, PUBLISHED, Facts
@@ -374,6 +377,35 @@ def test_a_model_without_the_head_is_refused(
     folder = make_random_model(n_layer=1)
     capsys.readouterr()
     refused("reproduce", folder, tmp_path, capsys, [], ["L1H5", "1 layers of 8"])
+
+
+def test_a_model_without_bos_is_refused_before_anything_is_computed(
+    make_random_model: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_random_model(bos_token_id=None, eos_token_id=None)
+    capsys.readouterr()
+    refused("reproduce", folder, tmp_path, capsys, [], ["BOS"])
+
+
+def test_the_answer_fits_a_terminal_and_ends_with_the_verdicts(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = read(sound).reset_index()
+    rows.loc[rows.figure == "similarity.crossing", ["measured", "measured_text"]] = [np.inf, "never"]
+    rows.loc[rows.figure == "similarity.peak", "measured"] = -1.2345e-38
+    rows.loc[rows.figure == "similarity.height", "measured"] = -0.00012345
+    rows["tolerance"] = [one.tolerance for one in published.facts().figures for _ in one.variants]
+    whole = pa.Table.from_pandas(rows, schema=schemas_reproduction.REPRODUCTION, preserve_index=False)
+    monkeypatch.setattr(reproduction_answer, "read_whole", lambda run, name: whole)
+    (folder,) = sound.glob("reproduce-*")
+    console = Console(width=80, file=io.StringIO())
+    console.print(reproduction_answer.verdicts(Run(folder)))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    verdicts = lines[-1 - len(rows) : -1]
+    for row, line in zip(rows.itertuples(), verdicts, strict=True):
+        assert line.startswith(row.figure)
+        assert line.rstrip().endswith(row.verdict)
+    assert sum(" never " in line for line in verdicts) == 2
+    counts = rows.verdict.value_counts()
+    assert lines[-1].startswith(f"{len(rows)} rows: {counts[REPRODUCED]} reproduced, {counts[DIFFERS]} differs")
 
 
 def test_a_report_shows_every_row(sound: Path) -> None:

@@ -18,6 +18,7 @@ from refusals import refused
 from scipy.stats import spearmanr
 
 from cluster.in_process import InProcessExecutor
+from jobs import steering
 from jobs.cli import run as submit_command
 from jobs.full_vocab import FullVocab, FullVocabJob
 from jobs.model import Model
@@ -284,6 +285,41 @@ def as_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
         return values_VD
 
     monkeypatch.setattr(TokenStates, "advance_to", moved)
+
+
+def never(*arguments: Any) -> None:
+    raise AssertionError("kin were looked for again")
+
+
+def test_kin_of_another_run_give_the_same_files_and_are_not_looked_for_again(
+    random_model: Path, small_grid: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = Steering(**{**GRID, "skew": "drop"})
+    alone = steer(random_model, tmp_path / "alone", **{**GRID, "skew": "drop"})
+    monkeypatch.setattr(steering, "find_kin", never)
+    job = SteeringJob(spec, Model.open("test", random_model), kin_of=Run(small_grid.folder))
+    result = submit(job, out=tmp_path / "copied", executor=InProcessExecutor(), gpus=0)
+    assert result.failures == {}
+    assert hashes(result.run) == hashes(alone.run)
+    assert result.run.folder.name == alone.run.folder.name
+
+
+def test_kin_of_other_states_are_not_taken(
+    random_model: Path, small_grid: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_elsewhere(monkeypatch)
+    job = SteeringJob(Steering(**GRID), Model.open("test", random_model), kin_of=small_grid)
+    result = submit(job, out=tmp_path / "copied", executor=InProcessExecutor(), gpus=0)
+    assert hashes(result.run) == hashes(steer(random_model, tmp_path / "alone", **GRID).run)
+
+
+def test_kin_that_are_not_what_was_committed_are_not_taken(random_model: Path, tmp_path: Path) -> None:
+    other = steer(random_model, tmp_path / "other", **GRID).run
+    part_file(other.folder, "kin/layer=1/part-00000").write_bytes(b"")
+    job = SteeringJob(Steering(**{**GRID, "skew": "drop"}), Model.open("test", random_model), kin_of=other)
+    result = submit(job, out=tmp_path / "copied", executor=InProcessExecutor(), gpus=0)
+    assert store.faults(result.run) == []
+    assert hashes(result.run) == hashes(steer(random_model, tmp_path / "alone", **{**GRID, "skew": "drop"}).run)
 
 
 def test_points_are_the_same_in_any_grid(random_model: Path, small_grid: Run, tmp_path: Path) -> None:
