@@ -66,10 +66,10 @@ def semantic(facts: Facts, scores: Mapping[Head, float]) -> _Found:
 
 
 def _place(head: Head, keys: Mapping[Head, float], values: Mapping[Head, float], end: str) -> Measured:
-    """Place of a head among all, the largest key first; equal heads share the first of their places."""
+    """Place of a head among all, the largest key first; equal heads share the last of their places."""
     if head not in keys:
         return absent(f"the model has no head {head}")
-    place = 1 + sum(key > keys[head] for key in keys.values())
+    place = sum(key >= keys[head] for key in keys.values())  # a head that stands out has no equal
     first = min(keys, key=lambda one: (-keys[one], one))
     text = f"{place} of {len(keys)} ({head} {values[head]:.4g}; {end}: {first} {values[first]:.4g})"
     return Measured(value=place, text=text)
@@ -264,7 +264,7 @@ def known_heads(facts: Facts, columns: Mapping[str, Mapping[Head, float]]) -> _F
             continue
         less = columns[known["less"]] if known["less"] else dict.fromkeys(heads, 0.0)
         scores = {head: heads[head] - less[head] for head in heads}
-        places = {head: 1 + sum(score > scores[head] for score in scores.values()) for head in named}
+        places = {head: sum(score >= scores[head] for score in scores.values()) for head in named}
         count = sum(place <= known["among"] for place in places.values())
         listed = ", ".join(f"{head} {scores[head]:.3f} (place {place})" for head, place in places.items())
         found[key] = Measured(value=count, text=f"{count} of {len(named)}", note=listed)

@@ -179,7 +179,7 @@ def test_what_a_model_does_not_have_is_not_compared() -> None:
     small = {Head(layer, head): 1.0 + head for layer in range(2) for head in range(6)}
     found = measures.semantic(FACTS, small)
     assert found["semantic.correlation", DEFINED].value is None
-    assert found["semantic.lowest", DEFINED].value == 11  # equal heads share the first of their places
+    assert found["semantic.lowest", DEFINED].value == 12  # equal heads share the last of their places
     assert "no head L4H11" in found["semantic.highest", DEFINED].note
     known = measures.known_heads(FACTS, {"induction_score": dict.fromkeys(small, 0.5)})
     assert "no head L5H1" in known["heads.induction", DEFINED].note
@@ -187,9 +187,17 @@ def test_what_a_model_does_not_have_is_not_compared() -> None:
     assert steering(FALLING, [1, 1, None, 1, 1])["steering.kin", DEFINED].value is None
 
 
-def test_scores_that_are_all_alike_have_no_correlation() -> None:
-    found = measures.semantic(FACTS, dict.fromkeys(SCORES, 1.0))
+def test_heads_that_are_all_alike_reproduce_no_place_and_have_no_correlation() -> None:
+    alike = dict.fromkeys(SCORES, 1.0)
+    found = measures.semantic(FACTS, alike)
     assert found["semantic.correlation", DEFINED].note == "all scores are alike"
+    columns = [known["column"] for known in FACTS.data["known_heads"].values()] + ["prefix_induction_score_1"]
+    found |= measures.known_heads(FACTS, dict.fromkeys(columns, alike))
+    found["notebook.place", DEFINED] = measures.notebook_place(FACTS, alike)
+    judged = [one for one in FACTS.figures if (one.figure, DEFINED) in found and one.figure != "semantic.correlation"]
+    assert len(judged) == 7
+    for figure in judged:
+        assert verdict(figure, found[figure.figure, DEFINED]) == DIFFERS, figure.figure
 
 
 def test_a_curve_that_never_rises_through_zero_differs() -> None:
