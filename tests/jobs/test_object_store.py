@@ -140,7 +140,7 @@ def test_over_ray_workers_write_to_the_store_themselves(
 def test_passing_faults_cost_time_only(
     submit: Submit, planted_tiny: Path, local: Run, out: str, store_server: Server, seed: int
 ) -> None:
-    with store_server.faults(every(0.12, ["500", "503", "reset", 0.3], seed=seed, in_a_row=2)):
+    with store_server.faults(every(0.12, ["500", "503", "reset", "unanswered", 0.3], seed=seed, in_a_row=2)):
         assert submit(*request(planted_tiny), "--quiet") == (0, "", "")
     assert hashes(only_run(out)) == hashes(local)
     assert store.faults(only_run(out)) == []
