@@ -27,6 +27,8 @@ LEASE_SECONDS = 60.0
 """A lease that was not renewed for so long is that of a driver that was killed."""
 BEAT_SECONDS = 12.0
 """How often a driver renews its own."""
+_BEAT_PATIENCE = 2, 10.0
+"""Attempts and seconds of silence: another beat comes soon, and the end of a driver waits for the last."""
 _TRIES = 4
 """How often a driver applies: two that come at once both withdraw the first time."""
 _ROUNDING_SECONDS = 1.0
@@ -44,7 +46,11 @@ class _Lease:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._renewed = _now()
-        folder.write(path, self._content)
+
+    def apply(self) -> None:
+        """Write it for the first time."""
+        self._renewed = _now()
+        self._folder.write(self.path, self._content)
 
     def start(self) -> None:
         """Renew it from now on."""
@@ -55,33 +61,35 @@ class _Lease:
         self._ended.set()
         if self._thread.ident is not None:
             self._thread.join()
+        folder = self._folder.impatient()
         with suppress(OSError):  # it runs out by itself
-            if self._folder.size(self.path) is not None:
-                self._folder.remove(self.path)
+            if folder.size(self.path) is not None:
+                folder.remove(self.path)
 
     def require_held(self, ask: bool) -> None:
         """Raise OSError unless this driver still holds it; ask the store if asked to."""
         if ask:
-            self._renew()
+            self._renew(self._folder)
         if not self._lost and _now() - self._renewed > LEASE_SECONDS:
             self._lost = f"could not be renewed for {LEASE_SECONDS:.0f} s"
         if self._lost:
             raise OSError(f"the lease of this driver on {self._folder} {self._lost}; another may be at work")
 
     def _beat(self) -> None:
+        folder = self._folder.impatient(_BEAT_PATIENCE)
         while not self._ended.wait(BEAT_SECONDS) and not self._lost:
             with suppress(OSError):  # tried again at the next beat, until the lease has run out
-                self._renew()
+                self._renew(folder)
 
-    def _renew(self) -> None:
+    def _renew(self, folder: ObjectFolder) -> None:
         with self._renewing:
             begun = _now()
             if self._lost or begun - self._renewed > LEASE_SECONDS:
                 return  # another may have it already, and would not see that it is taken back
-            if self._folder.size(self.path) is None:
+            if folder.size(self.path) is None:
                 self._lost = "was taken over"
                 return
-            self._folder.write(self.path, self._content)
+            folder.write(self.path, self._content)
             if _now() - self._renewed <= LEASE_SECONDS:
                 self._renewed = begun
 
@@ -115,6 +123,7 @@ def _apply(folder: ObjectFolder, place: str) -> _Lease:
     for left in reversed(range(_TRIES)):
         lease = _Lease(folder, f"{place}/{uuid.uuid4().hex}")
         try:
+            lease.apply()
             ages = _ages(folder, place, lease.path)
             rivals = {path: age for path, age in ages.items() if age < LEASE_SECONDS + _ROUNDING_SECONDS}
             if not rivals:

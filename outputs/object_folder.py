@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from functools import lru_cache
@@ -30,8 +30,8 @@ pauses between them grow and come to about 3 seconds."""
 _CONNECT_SECONDS, _SILENT_SECONDS = 2.5, 20.0
 """How long a store may take to accept a connection, and to send the next byte."""
 
-_AT_FIRST = 2, 4.0
-"""Attempts and seconds of silence before a store counts as unreachable when it is first spoken to."""
+_IMPATIENT = 2, 4.0
+"""Attempts and seconds of silence where a person waits: when a store is first spoken to, and at the end."""
 
 _CHUNK = 1 << 25
 _OPTIONS = ("endpoint_override", "scheme", "region", "anonymous")
@@ -71,7 +71,13 @@ class ObjectFolder:
         unknown = sorted(set(options) - set(_OPTIONS))
         if unknown:
             raise ValueError(f"{scheme}://{place} has the option {unknown[0]}; choose among {', '.join(_OPTIONS)}")
+        if "@" in options.get("endpoint_override", ""):
+            raise ValueError(
+                f"endpoint_override of {scheme}://{place} holds credentials, which would end up in logs; leave out "
+                "what is before the @ and set them in the environment or a profile"
+            )
         self._scheme, self.path, self._query, self._options = scheme, "/".join(names), query, options
+        self._patience = _ATTEMPTS, _SILENT_SECONDS
 
     def __str__(self) -> str:
         return f"{self._scheme}://{self.path}{'?' if self._query else ''}{self._query}"
@@ -107,18 +113,21 @@ class ObjectFolder:
     @property
     def filesystem(self) -> pyarrow.fs.FileSystem:
         """What Arrow opens it with; one for each process, since its threads do not survive a fork."""
-        return self._connect(_ATTEMPTS, _SILENT_SECONDS)
-
-    def _connect(self, attempts: int, silent: float) -> pyarrow.fs.FileSystem:
         bucket = self.path.partition("/")[0]
-        return _connect(os.getpid(), self._scheme, bucket, tuple(sorted(self._options.items())), attempts, silent)
+        return _connect(os.getpid(), self._scheme, bucket, tuple(sorted(self._options.items())), *self._patience)
+
+    def impatient(self, patience: tuple[int, float] | None = None) -> ObjectFolder:
+        """The same folder, whose requests fail sooner: after so many attempts and seconds of silence."""
+        folder = ObjectFolder(str(self))
+        folder._patience = patience or _IMPATIENT
+        return folder
 
     def require_reachable(self) -> None:
         """Ask for the first objects, with little patience; see `Folder`."""
         # S3 tells an empty prefix from a bucket that is not there; Google's file system does not.
         selector = FileSelector(self.path, allow_not_found=self._scheme != "s3")
         with suppress(FileNotFoundError):
-            self._connect(*_AT_FIRST).get_file_info(selector)
+            self.impatient().filesystem.get_file_info(selector)
 
     def folders(self) -> list[ObjectFolder]:
         """The prefixes in it, by name; see `Folder`."""
@@ -202,13 +211,15 @@ class ObjectFolder:
 
     def pandas_arguments(self, path: str) -> str:
         """Source of the path and of a file system with the same options."""
-        options: dict[str, Any] = {**self._options}
-        if "anonymous" in options:
-            options["anonymous"] = _truth(options["anonymous"])
+        options = _arguments(self._options)
         if self._scheme == "s3":
-            options["region"] = self.filesystem.region
-        kind = "S3FileSystem" if self._scheme == "s3" else "GcsFileSystem"
-        given = ", ".join(f"{name}={value if value is True else json.dumps(value)}" for name, value in options.items())
+            kind, options["region"] = "S3FileSystem", self.filesystem.region
+        else:
+            kind = "GcsFileSystem"
+            options.pop("region", None)
+        given = ", ".join(
+            f"{name}={value if isinstance(value, bool) else json.dumps(value)}" for name, value in options.items()
+        )
         return f"{json.dumps(f'{self.path}/{path}')}, filesystem=pyarrow.fs.{kind}({given})"
 
 
@@ -222,18 +233,14 @@ def _connect(
         OSError: if the region of a bucket is not told and cannot be found out.
         ValueError: if an option has an impossible value.
     """
-    options: dict[str, Any] = dict(given)
-    protocol, _, host = options.get("endpoint_override", "").rpartition("://")
-    if host:
-        options["endpoint_override"] = host.rstrip("/")
-        options.setdefault("scheme", protocol or "https")
-    if "anonymous" in options:
-        options["anonymous"] = _truth(options["anonymous"])
+    options = _arguments(dict(given))
     try:
         if scheme == "gs":
             options.pop("region", None)
             return pyarrow.fs.GcsFileSystem(**options, retry_time_limit=timedelta(seconds=attempts * 4))
-        elsewhere = host or any(os.environ.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"))
+        elsewhere = options.get("endpoint_override") or any(
+            os.environ.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
+        )
         own_region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         if "region" not in options and elsewhere:
             options["region"] = own_region or "us-east-1"
@@ -250,7 +257,15 @@ def _connect(
         raise ValueError(f"{scheme}://{bucket} cannot be opened with these options: {error}") from error
 
 
-def _truth(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError(f"anonymous={text} is neither true nor false")
-    return text.lower() == "true"
+def _arguments(given: Mapping[str, str]) -> dict[str, Any]:
+    """The options of a URI as pyarrow takes them."""
+    options: dict[str, Any] = dict(given)
+    protocol, _, host = options.get("endpoint_override", "").rpartition("://")
+    if host:
+        options["endpoint_override"] = host.rstrip("/")
+        options.setdefault("scheme", protocol or "https")
+    if "anonymous" in options:
+        if options["anonymous"].lower() not in ("true", "false"):
+            raise ValueError(f"anonymous={options['anonymous']} is neither true nor false")
+        options["anonymous"] = options["anonymous"].lower() == "true"
+    return options

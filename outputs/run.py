@@ -197,7 +197,12 @@ class Run:
         self._sound[receipt.shard] = receipt
 
     def note_failure(self, shard: str, trace: str) -> None:
-        """Keep the traceback of a shard that could not be computed, as far as the disk allows."""
+        """Keep the traceback of a shard that could not be computed, as far as the disk allows.
+
+        Raises:
+            OSError: if another driver may have taken the run over, as when its store is gone for good.
+        """
+        self._require_driving(False)
         with suppress(OSError):  # a full disk is often the very failure; the caller lists the shard in any case
             self.failure_log.append(f"shard {shard}\n{trace.rstrip()}\n".encode())
 
@@ -209,8 +214,9 @@ class Run:
         """Write a table of the whole run, such as `tokens.parquet`.
 
         Raises:
-            OSError: if it cannot be written.
+            OSError: if it cannot be written, or another driver may have taken the run over.
         """
+        self._require_driving(False)
         return write_table(self.folder, path, table)
 
     def commit(self, request: Mapping[str, Any], shards: Sequence[Shard], tables: Sequence[Part], **more: Any) -> None:
@@ -249,7 +255,12 @@ class Run:
         self.folder.write(_MANIFEST, _json_bytes(manifest))
 
     def reopen(self) -> None:
-        """Set aside the manifest of a run whose files are damaged, before they are computed again."""
+        """Set aside the manifest of a run whose files are damaged, before they are computed again.
+
+        Raises:
+            OSError: if another driver may have taken the run over, and finished it.
+        """
+        self._require_driving(True)
         self._set_aside([_MANIFEST])
 
     def strangers(self, known: set[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import socket
@@ -29,7 +30,8 @@ class Server:
     Attributes:
         address: `host:port`.
         requests: (method, path and query) of all requests so far, those that were made to fail among them.
-        fault: names the fault for a request, if any: `500`, `503`, `403`, `reset`, or seconds to wait.
+        fault: names the fault for a request, if any: `500`, `503`, `403`, `reset`, `unanswered` (done,
+            then reset), or seconds to wait.
     """
 
     address: str
@@ -99,7 +101,11 @@ def serve() -> Iterator[Server]:
         def run_wsgi(self) -> None:
             server.requests.append((self.command, self.path))
             fault = server.fault(self.command, self.path) if server.fault else None
-            if fault == "reset":
+            if fault == "unanswered":
+                wire, self.wfile = self.wfile, io.BytesIO()
+                super().run_wsgi()
+                self.wfile = wire
+            if fault in ("reset", "unanswered"):
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 # The reader and the writer hold the socket open too.
                 self.connection.shutdown(socket.SHUT_RD)

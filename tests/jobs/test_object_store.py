@@ -140,7 +140,7 @@ def test_over_ray_workers_write_to_the_store_themselves(
 def test_passing_faults_cost_time_only(
     submit: Submit, planted_tiny: Path, local: Run, out: str, store_server: Server, seed: int
 ) -> None:
-    with store_server.faults(every(0.12, ["500", "503", "reset", 0.3], seed=seed, in_a_row=2)):
+    with store_server.faults(every(0.12, ["500", "503", "reset", "unanswered", 0.3], seed=seed, in_a_row=2)):
         assert submit(*request(planted_tiny), "--quiet") == (0, "", "")
     assert hashes(only_run(out)) == hashes(local)
     assert store.faults(only_run(out)) == []
@@ -223,6 +223,44 @@ def test_a_driver_killed_before_the_manifest_leaves_no_run_to_read_and_loses_no_
     code, printed, _ = submit(*request(planted_tiny))
     assert code == 0
     assert "nothing had to be computed" in printed
+    assert hashes(found) == hashes(local)
+
+
+@pytest.mark.parametrize("step", ["prepare", "reduce"])
+def test_a_driver_that_slept_undoes_nothing_of_the_one_that_took_over(
+    submit: Submit,
+    planted_tiny: Path,
+    local: Run,
+    out: str,
+    store_server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+) -> None:
+    """As if the first driver, or its machine, were suspended for longer than its lease lasts."""
+    from jobs.full_vocab import FullVocabJob
+
+    awake, slept, original = lease._now, 0.0, getattr(FullVocabJob, step)
+    monkeypatch.setattr(lease, "_now", lambda: awake() + slept)
+    ends: list[int] = []
+
+    def sleeping(job: FullVocabJob, *arguments: object) -> object:
+        nonlocal slept
+        if not slept:
+            store_server.age("atlas", lease_key(store_server, out), lease.LEASE_SECONDS + 5)
+            slept = lease.LEASE_SECONDS + 5
+            ends.append(run([*request(planted_tiny), "--quiet", "--out", out]))
+            ends.append(len(store_server.requests))
+        return original(job, *arguments)
+
+    monkeypatch.setattr(FullVocabJob, step, sleeping)
+    code, _, error = submit(*request(planted_tiny), "--quiet")
+    assert code == 1
+    assert "another may be at work" in error
+    assert ends[0] == 0
+    changes = [target for method, target in store_server.requests[ends[1] :] if method not in ("GET", "HEAD")]
+    assert [target for target in changes if "/_state/drivers/" not in target] == []
+    found = only_run(out)
+    assert store.status(found).state == "complete"
     assert hashes(found) == hashes(local)
 
 

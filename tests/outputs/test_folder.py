@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.fs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -134,6 +135,10 @@ def test_names_stay_natural(make: Make) -> None:
         ("s3://bucket/../runs", "names no bucket"),
         ("s3://bucket/runs?acces_key=x", "option acces_key; choose among endpoint_override"),
         ("s3://bucket/runs?region", "not name=value"),
+        (
+            "s3://bucket/runs?endpoint_override=http%3A//key:secret@host:9000",
+            "endpoint_override of s3://bucket/runs holds",
+        ),
         ("file://host/runs", "names a host"),
     ],
 )
@@ -142,6 +147,23 @@ def test_a_place_that_cannot_be_opened_is_refused_in_one_line(place: str, said: 
         open_folder(place)
     assert "secret" not in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "endpoint_override=http://127.0.0.1:9/&anonymous=true",
+        "endpoint_override=127.0.0.1:9&scheme=http&anonymous=false&region=x",
+    ],
+)
+def test_the_source_for_pandas_opens_the_same_store(options: str) -> None:
+    folder = open_folder(f"s3://bucket/runs?{options}")
+    path, opened = eval(
+        f"(lambda path, filesystem: (path, filesystem))({folder.pandas_arguments('self')})", {"pyarrow": pyarrow}
+    )
+    assert path == "bucket/runs/self"
+    assert opened.region == folder.filesystem.region
+    assert opened.__reduce__()[1][0]["endpoint_override"] == "127.0.0.1:9"
 
 
 def test_a_file_uri_is_a_local_folder(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outputs.journal import Journal, Receipt
@@ -26,6 +26,7 @@ def test_receipts_come_back_newest_last_and_one_a_shard(tmp_path: Path) -> None:
     assert journal.read()["a"] == receipt("a", "other")
 
 
+@settings(max_examples=50, deadline=None)  # a loaded machine is slow to sync a file
 @given(cut=st.integers(0, 400), after=st.booleans())
 def test_a_journal_cut_anywhere_keeps_every_whole_receipt(tmp_path_factory, cut: int, after: bool) -> None:
     file = tmp_path_factory.mktemp("journal") / "receipts.jsonl"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow as pa
 import pytest
 from object_store import Server
 
-from outputs import lease
+from outputs import lease, object_folder
 from outputs.lock import RunIsBusyError
 from outputs.object_folder import ObjectFolder
+from outputs.run import Run
 
 
 @pytest.fixture
@@ -53,6 +56,53 @@ def test_a_lease_that_cannot_be_renewed_is_lost(
         held(False)
         with pytest.raises(OSError, match="could not be renewed for 60 s"):
             held(False)
+
+
+def test_a_driver_that_lost_its_lease_writes_nothing(store_server: Server, folder: ObjectFolder) -> None:
+    found = Run(folder)
+    with found.driving():
+        store_server.age("atlas", key_of(folder), lease.LEASE_SECONDS + 5)
+        with folder.exclusive("_state"):
+            with pytest.raises(OSError, match="was taken over"):
+                found.reopen()
+            with pytest.raises(OSError, match="was taken over"):
+                found.note_failure("a", "trace")
+            with pytest.raises(OSError, match="was taken over"):
+                found.write_table("tokens.parquet", pa.table({"a": [1]}))
+            assert list(folder.listed("")) == [next(iter(folder.listed("_state/drivers")))]
+
+
+def test_an_interrupt_while_a_driver_applies_leaves_no_lease(
+    folder: ObjectFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = ObjectFolder.write
+
+    def interrupted(self: ObjectFolder, path: str, content: bytes) -> None:
+        write(self, path, content)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ObjectFolder, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt), folder.exclusive("_state"):
+        pass
+    assert folder.listed("_state/drivers") == {}
+
+
+def test_the_end_of_a_driver_does_not_wait_long_for_a_silent_store(
+    store_server: Server, folder: ObjectFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_folder, "_IMPATIENT", (1, 1.0))
+    asked: list[str] = []
+
+    def silent(method: str, target: str) -> float:
+        asked.append(method)
+        return 5.0
+
+    started = time.monotonic()
+    with folder.exclusive("_state"):
+        store_server.fault = silent
+    store_server.fault = None
+    assert asked
+    assert time.monotonic() - started < 4.5
 
 
 def test_the_heartbeat_renews_and_notices_a_loss(

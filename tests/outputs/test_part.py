@@ -64,7 +64,7 @@ def test_attempts_with_other_results_leave_each_other_alone(tmp_path: Path) -> N
     assert faults(folder, parts) == {}
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_change_of_a_file_is_a_fault(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     folder = tmp_path_factory.mktemp("part")
