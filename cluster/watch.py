@@ -41,8 +41,8 @@ def ask(question: Callable[[], Value], seconds: float = SILENT_SECONDS) -> Value
         try:
             return answer.result(patience)
         except TimeoutError:
-            if answer.done():
-                raise
+            if answer.done():  # by an error of this kind, or just now
+                return answer.result()
     raise silent(seconds)
 
 
