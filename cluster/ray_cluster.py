@@ -205,7 +205,8 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
                         # The node that ended an item last is alive and has room; the straggler's may be the trouble.
                         near = NodeAffinitySchedulingStrategy(quick_node, soft=True) if quick_node else "SPREAD"
                         late.launch(remote.options(scheduling_strategy=near), function, self._grant, flying)
-                ended.extend((reference, flying.pop(reference)) for reference in _wait(list(flying)))
+                done, _ = ray.wait(list(flying), num_returns=1, timeout=LOOK_SECONDS)
+                ended.extend((reference, flying.pop(reference)) for reference in done)
                 continue
             reference, work = ended.popleft()
             if reference not in work.copies:
@@ -324,17 +325,6 @@ def _alive_nodes() -> list[Node]:
 
 def _call(function: Callable[..., Value], grant: Grant, item: Any, *arguments: Any) -> tuple[str, Value]:
     return ray.get_runtime_context().get_node_id(), function(grant, item, *arguments)
-
-
-def _wait(references: list[Any]) -> list[Any]:
-    """Those that have ended, after a moment in which none did at most.
-
-    All of them at once: a question costs in proportion to the references it is about.
-    """
-    ended, _ = ray.wait(references, num_returns=1, timeout=LOOK_SECONDS)
-    if ended and len(references) > 1:
-        ended, _ = ray.wait(references, num_returns=len(references), timeout=0)
-    return list(ended)
 
 
 @dataclass(frozen=True)
