@@ -8,9 +8,11 @@ import signal
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Generic
@@ -18,7 +20,7 @@ from typing import Any, Generic
 from cluster.executor import Capacity, ClusterLostError, Failure, Grant, Handle, Item, Node, Outcome, Value
 from cluster.in_process import local_cpus
 from cluster.pace import Pace
-from cluster.watch import LOOK_SECONDS, SILENT_SECONDS, Watch
+from cluster.watch import LOOK_SECONDS, SILENT_SECONDS, Watch, ask
 
 # Read when ray is imported: no usage report is sent, and an environment manager around us is not copied to workers.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -32,7 +34,7 @@ os.environ.setdefault("RAY_task_oom_retries", "3")
 
 import ray  # noqa: TID251
 from ray.exceptions import AuthenticationError as AuthenticationError  # noqa: TID251
-from ray.exceptions import LocalRayletDiedError, RayError, RayTaskError  # noqa: TID251
+from ray.exceptions import GetTimeoutError, LocalRayletDiedError, RayError, RayTaskError  # noqa: TID251
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: TID251
 
 RETRIES = 3
@@ -40,6 +42,9 @@ RETRIES = 3
 
 _CONNECT_SECONDS = 10.0
 """How long a cluster may take to answer at all."""
+
+_JOIN_SECONDS = 40.0
+"""How long it may take to join a cluster, our packages sent."""
 
 _NO_NODE_SECONDS = 30.0
 """How long a cluster may be without any node that could hold a worker, unless more time was asked for."""
@@ -80,11 +85,12 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
 
         Raises:
             ValueError: if the cluster of `address` cannot be joined.
+            ClusterLostError: if it was, and does not answer any more.
         """
         if self._address is None:
             return Capacity((Node(local_cpus(), _local_gpus()),))
         self._connect(None)
-        return Capacity(tuple(_alive_nodes()))
+        return Capacity(tuple(ask(_alive_nodes)))
 
     def grow(self, gpus: int | None, seconds: float, say: Callable[[str], None]) -> None:
         """Wait for an autoscaling cluster to have what is asked for; what it lacks in the end is not said here.
@@ -109,13 +115,13 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
 
         say(f"waiting up to {seconds:g} s for {wanted} {kind}{'s' if wanted > 1 else ''}; the cluster has {capacity}")
         deadline = time.monotonic() + seconds
-        request_resources(bundles=[{kind: 1}] * wanted)
+        ask(lambda: request_resources(bundles=[{kind: 1}] * wanted))
         try:
             while lacks(self.capacity()) and time.monotonic() < deadline:
                 time.sleep(min(LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
         finally:
             # The request would outlive this process and keep nodes up; from here on, the tasks in the queue ask.
-            request_resources(bundles=[])
+            ask(lambda: request_resources(bundles=[]))
 
     def start(self, grant: Grant) -> None:
         """Start the embedded cluster, or join the existing one."""
@@ -168,10 +174,11 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
             scheduling_strategy="SPREAD",
         )(_call)
         flying: dict[Any, _Work[Item]] = {}  # by the reference of each copy
+        ended: deque[tuple[Any, _Work[Item]]] = deque()
         losers: list[Any] = []
         pace = Pace()
         quick_node: str | None = None
-        drawn_out = False
+        drawn_out = known = False
         while True:
             while not drawn_out and len(flying) < self._grant.workers * self._ahead:
                 task = next(tasks, None)
@@ -181,31 +188,45 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
                 item, arguments = task
                 values = [argument.reference if isinstance(argument, Handle) else argument for argument in arguments]
                 work = _Work(item, values)
-                work.launch(remote, function, self._grant, flying)
-            if not flying:
-                break
-            watch.require_cluster()
-            done, _ = ray.wait(list(flying), num_returns=1, timeout=LOOK_SECONDS)
-            for reference in done:
-                work = flying.pop(reference)
-                work.copies.remove(reference)
-                ended = _outcome(work.item, reference)
-                if ended.lost and work.copies:
-                    continue  # the other copy is still at it
-                quick_node = ended.node or quick_node
-                for loser in work.copies:
-                    del flying[loser]
-                    ray.cancel(loser, force=True)
-                    losers.append(loser)
-                pace.add(work.seconds())
-                yield ended.outcome
-            if drawn_out and flying and len(flying) < self._grant.workers and watch.nodes > 1:
-                late = max((work for work in flying.values() if not work.twice), key=_Work.seconds, default=None)
-                if late and pace.is_late(late.seconds()):
-                    late.twice = True
-                    # The node that ended an item last is alive and has room; the straggler's may be the trouble.
-                    near = NodeAffinitySchedulingStrategy(quick_node, soft=True) if quick_node else "SPREAD"
-                    late.launch(remote.options(scheduling_strategy=near), function, self._grant, flying)
+                launch = partial(work.launch, remote, function, self._grant, flying)
+                if known:
+                    launch()
+                else:
+                    ask(launch)  # the first one tells the head what the function is
+                    known = True
+            if not ended:
+                if not flying:
+                    break
+                watch.require_cluster()
+                if drawn_out and len(flying) < self._grant.workers and watch.nodes > 1:
+                    late = max((work for work in flying.values() if not work.twice), key=_Work.seconds, default=None)
+                    if late and pace.is_late(late.seconds()):
+                        late.twice = True
+                        # The node that ended an item last is alive and has room; the straggler's may be the trouble.
+                        near = NodeAffinitySchedulingStrategy(quick_node, soft=True) if quick_node else "SPREAD"
+                        late.launch(remote.options(scheduling_strategy=near), function, self._grant, flying)
+                done, _ = ray.wait(list(flying), num_returns=1, timeout=LOOK_SECONDS)
+                ended.extend((reference, flying.pop(reference)) for reference in done)
+                continue
+            reference, work = ended.popleft()
+            if reference not in work.copies:
+                continue  # the other copy ended in the same moment, and was taken
+            try:
+                end = _outcome(work.item, reference)
+            except GetTimeoutError:  # this process was stopped meanwhile
+                flying[reference] = work
+                continue
+            work.copies.remove(reference)
+            if end.lost and work.copies:
+                continue  # the other copy is still at it
+            quick_node = end.node or quick_node
+            for loser in work.copies:
+                flying.pop(loser, None)
+                ray.cancel(loser, force=True)
+                losers.append(loser)
+            work.copies.clear()
+            pace.add(work.seconds())
+            yield end.outcome
         if losers:
             ray.wait(losers, num_returns=len(losers), timeout=_LOSER_SECONDS)
 
@@ -251,8 +272,9 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
                     socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
                 # A job whose code a cluster was handed passes that on to its workers by itself.
                 environment = {"py_modules": self._packages} if self._packages else None
-                ray.init(address=self._address, runtime_env=environment, **quiet)
-            except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
+                # Whatever else listens there never answers Ray.
+                ask(lambda: ray.init(address=self._address, runtime_env=environment, **quiet), _JOIN_SECONDS)
+            except (ClusterLostError, ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
                 raise ValueError(
                     f"no Ray cluster answers at --address {self._address} ({first_line(error)}); "
                     "start one with 'ray start --head', set RAY_AUTH_MODE=token if it asks for this user's token, "
@@ -323,17 +345,17 @@ def _outcome(item: Item, reference: Any) -> _Ended[Item]:
     except RayTaskError as error:
         cause = error.cause
         return _Ended(Outcome(item, failure=Failure(type(cause).__name__, str(cause), str(error))))
-    except LocalRayletDiedError:
-        raise  # so would every other item
+    except (LocalRayletDiedError, GetTimeoutError):
+        raise  # neither is about this item
     except RayError as error:
         message = f"{first_line(error)} (after {RETRIES} retries)"
         return _Ended(Outcome(item, failure=Failure(type(error).__name__, message, str(error))), lost=True)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says; Ray's errors say many."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    """The first line of what an error says, Ray's errors say many; all as one where the first leads to a list."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(" ".join(lines).split()) if lines[0].endswith(":") else lines[0]
 
 
 def _local_gpus() -> int:

@@ -5,16 +5,50 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from types import TracebackType
 
-from cluster.executor import ClusterLostError, Grant, Node
+from cluster.executor import ClusterLostError, Grant, Node, Value
 
 SILENT_SECONDS = 20.0
 """How long the head of a cluster may not answer."""
 
 LOOK_SECONDS = 1.0
 """Between two looks at the cluster."""
+
+
+def ask(question: Callable[[], Value], seconds: float = SILENT_SECONDS) -> Value:
+    """What the head of the cluster answers; a question to one that is gone never returns.
+
+    Args:
+        question: is asked in a thread of its own, which is left behind if it has no answer.
+        seconds: how long it may take.
+
+    Raises:
+        ClusterLostError: if it takes longer.
+    """
+    answer: Future[Value] = Future()
+
+    def put() -> None:
+        try:
+            answer.set_result(question())
+        except BaseException as error:  # raised again below
+            answer.set_exception(error)
+
+    threading.Thread(target=put, daemon=True).start()
+    for patience in (seconds, 2 * LOOK_SECONDS):  # the second where this process itself had been stopped
+        try:
+            return answer.result(patience)
+        except TimeoutError:
+            if answer.done():  # by an error of this kind, or just now
+                return answer.result()
+    raise silent(seconds)
+
+
+def silent(seconds: float) -> ClusterLostError:
+    """The error for a head that has not answered for so long."""
+    return ClusterLostError(f"the head of the cluster has not answered for {seconds:g} s")
 
 
 class Watch(AbstractContextManager["Watch"]):
@@ -56,7 +90,7 @@ class Watch(AbstractContextManager["Watch"]):
         if time.monotonic() - self._answered > SILENT_SECONDS:
             self._heard.clear()
             if not self._heard.wait(2 * LOOK_SECONDS):  # or this process itself had been stopped
-                raise ClusterLostError(f"the head of the cluster has not answered for {SILENT_SECONDS:g} s")
+                raise silent(SILENT_SECONDS)
         if self._answered - self._held > self._patience:
             size = "1 GPU" if self._grant.gpus else f"CPUs: {self._grant.cpus}"
             raise ClusterLostError(f"the cluster has had no node for a worker ({size}) for {self._patience:g} s")

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import click
 from click.core import ParameterSource
 
-from jobs.commands.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, INTERRUPTED, say
+from jobs.commands.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, INTERRUPTED, harmless, say
 from jobs.commands.options import InputFile
 
 if TYPE_CHECKING:
@@ -124,7 +124,11 @@ def hand_over(options: SessionOptions, context: click.Context) -> int:
     dashboard = open_dashboard(options.address)
     job_id = f"{PREFIX}-{context.info_name}-{secrets.token_hex(4)}"
     command = shlex.join(["submit", *handover.arguments])
-    size = _submit(dashboard, job_id, handover.entrypoint(), command, package)
+    try:
+        size = _submit(dashboard, job_id, handover.entrypoint(), command, package)
+    except KeyboardInterrupt:
+        look = shlex.join(["submit", "jobs", "--address", options.address])
+        return say(f"interrupted before the cluster confirmed job {job_id}; look for it with: {look}", INTERRUPTED)
     if not options.quiet:
         click.echo(f"job {job_id} is with {options.address} (package of {size / 1e6:.1f} MB)", err=True)
     if not options.detach:
@@ -174,7 +178,7 @@ def follow_to_end(dashboard: Dashboard, job_id: str, address: str) -> int:
 
     again = f"see it with: {_how('logs', job_id, address)} --follow"
     try:
-        state = follow(dashboard, job_id, lambda text: click.echo(text, nl=False))
+        state = follow(dashboard, job_id, lambda text: click.echo(harmless(text), nl=False))
     except LostDashboardError as error:
         return say(f"error: job {job_id} may go on, but {error}; then {again}", INCOMPLETE)
     except UnknownJobError:
@@ -219,9 +223,9 @@ def _submit(dashboard: Dashboard, job_id: str, entrypoint: str, command: str, pa
         size = package.write(Path(folder))
         try:
             dashboard.submit(job_id, entrypoint, Path(folder), {COMMAND: command})
-        except (LostDashboardError, KeyboardInterrupt) as error:
+        except LostDashboardError as error:
             raise ValueError(
-                f"the cluster did not confirm job {job_id} ({error or 'interrupted'}); look for it with submit jobs"
+                f"the cluster did not confirm job {job_id} ({error}); look for it with submit jobs"
             ) from error
     return size
 

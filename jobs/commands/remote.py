@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.commands.ending import COMPLETE, INCOMPLETE, say
+from jobs.commands.ending import COMPLETE, INCOMPLETE, harmless, say
 from jobs.commands.handover import follow_to_end, open_dashboard
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def logs(job_id: str, address: str | None, follow: bool) -> int:
     if follow:
         return follow_to_end(dashboard, state.job_id, str(address))
     before, opened, log = dashboard.log(job_id).partition(opening_line(state))
-    click.echo(log if opened else before, nl=False)
+    click.echo(harmless(log if opened else before), nl=False)
     return COMPLETE
 
 
@@ -83,4 +83,5 @@ def _line(state: JobState) -> str:
     if state.started is not None:
         started = datetime.fromtimestamp(state.started).isoformat(sep=" ", timespec="seconds")
         took = f"{(state.ended or time.time()) - state.started:.0f} s"
-    return f"{state.job_id}: {state.status}, started {started}, {took}: {state.command or state.entrypoint}"
+    line = f"{state.job_id}: {state.status}, started {started}, {took}: {state.command or state.entrypoint}"
+    return harmless(line, one_line=True)

@@ -22,7 +22,7 @@ from outputs.journal import Journal, Receipt
 from outputs.run import Run
 from outputs.shard import Shard
 
-SHARDS = 800
+SHARDS = 500
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.cli import run, submit
+from jobs.commands.ending import harmless
 from jobs.commands.handover import Handover
 
 URL = "http://127.0.0.1:1"
@@ -138,3 +139,23 @@ def test_another_web_server_is_no_dashboard(web_server: str, capsys: pytest.Capt
     error = capsys.readouterr().err
     assert f"no Ray dashboard answers at --address {web_server} (" in error
     assert error.count("\n") == 1
+
+
+def test_what_others_wrote_does_not_steer_the_terminal() -> None:
+    assert harmless("a\tb\r\nred \x1b[31m \x9b1m é \x07") == "a\tb\r\nred \\x1b[31m \\x9b1m é \\x07"
+    assert harmless("one\ntwo\x00", one_line=True) == "one\\ntwo\\x00"
+
+
+def test_an_interrupted_submission_is_no_bad_request(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Dashboard:
+        def submit(self, *arguments: object) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("jobs.commands.handover.open_dashboard", lambda address: Dashboard())
+    assert run(["full-vocab", "--address", URL, "--out", "/r"]) == 130
+    printed, error = capsys.readouterr()
+    assert printed == ""
+    assert error.startswith("submit: interrupted before the cluster confirmed job qkatlas-full-vocab-")
+    assert error.endswith(f"; look for it with: submit jobs --address {URL}\n")
