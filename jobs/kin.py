@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +11,7 @@ from jobs.kin_shards import kin_file
 from jobs.prepared import prepared_keys
 from jobs.tables import kin_table
 from outputs.folder import Folder
-from outputs.part import OTHER_CONTENT, Part, write_part
+from outputs.part import Part, read_part, write_part
 from outputs.reader import list_matrix, read_parts
 from outputs.run import Run
 from outputs.shard import Shard
@@ -51,10 +50,7 @@ def copy_kin(folder: Folder, other: Folder, part: Part) -> Part:
     Raises:
         OSError: if the part cannot be read, is not what it was, or cannot be written.
     """
-    content = other.read(part.path)
-    if hashlib.sha256(content).hexdigest() != part.sha256:
-        raise OSError(f"{part.path} of {other} {OTHER_CONTENT}")
-    folder.write(part.path, content)
+    folder.write(part.path, read_part(other, part))
     return part
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +15,10 @@ import pyarrow.parquet as pq
 from outputs.folder import Folder, side_by_side
 
 OTHER_CONTENT = "has other content than was committed"
+
+
+class DamagedPartError(OSError):
+    """A part's file is not the one that was committed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,23 +65,53 @@ def faults(folder: Folder, parts: Sequence[Part], *, hashed: bool = True) -> dic
     sizes = folder.files() if parts else {}
 
     def fault(part: Part) -> str | None:
-        size = sizes.get(part.path)
-        if size is None:
-            return f"{part.path} is missing"
-        if size != part.bytes:
-            return f"{part.path} has {size} bytes instead of {part.bytes}"
         try:
-            digest = folder.sha256(part.path) if hashed else part.sha256
-        except FileNotFoundError:
-            return f"{part.path} is missing"
-        except OSError as error:
-            if error.errno is None:
-                raise
-            return f"{part.path} cannot be read: {error}"
-        return None if digest == part.sha256 else f"{part.path} {OTHER_CONTENT}"
+            with _reading(part):
+                if part.path not in sizes:
+                    raise FileNotFoundError(part.path)
+                _require_same(part, sizes[part.path], lambda: folder.sha256(part.path) if hashed else part.sha256)
+        except DamagedPartError as error:
+            return str(error)
+        return None
 
     found = zip(parts, side_by_side(folder, fault, parts), strict=True)
     return {part.path: text for part, text in found if text is not None}
+
+
+def read_part(folder: Folder, part: Part) -> bytes:
+    """A part's content, found to be what was committed.
+
+    Args:
+        folder: run folder.
+        part: the part.
+
+    Raises:
+        DamagedPartError: if it is not.
+        OSError: if an object store does not answer, which says nothing of the part.
+    """
+    with _reading(part):
+        content = folder.read(part.path)
+    _require_same(part, len(content), lambda: hashlib.sha256(content).hexdigest())
+    return content
+
+
+@contextmanager
+def _reading(part: Part) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DamagedPartError(f"{part.path} is missing") from error
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise DamagedPartError(f"{part.path} cannot be read: {error}") from error
+
+
+def _require_same(part: Part, size: int, digest: Callable[[], str]) -> None:
+    if size != part.bytes:
+        raise DamagedPartError(f"{part.path} has {size} bytes instead of {part.bytes}")
+    if digest() != part.sha256:
+        raise DamagedPartError(f"{part.path} {OTHER_CONTENT}")
 
 
 def partition(table: str, layer: int, head: int, index: int) -> str:

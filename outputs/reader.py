@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +11,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from outputs.folder import side_by_side
-from outputs.part import OTHER_CONTENT, Part
+from outputs.part import DamagedPartError, Part, read_part
 from outputs.run import Run
 from outputs.store import remedy
 
@@ -93,21 +92,10 @@ def read_whole(run: Run, table: str) -> pa.Table:
 def _content(run: Run, part: Part) -> bytes:
     """A part's bytes, found to be those that were committed."""
     try:
-        content = run.folder.read(part.path)
-    except FileNotFoundError:
-        fault = f"{part.path} is missing"
-    except OSError as error:
-        if error.errno is None:  # an object store that does not answer says nothing of the part
-            raise
-        fault = f"{part.path} cannot be read: {error}"
-    else:
-        if len(content) != part.bytes:
-            fault = f"{part.path} has {len(content)} bytes instead of {part.bytes}"
-        elif hashlib.sha256(content).hexdigest() != part.sha256:
-            fault = f"{part.path} {OTHER_CONTENT}"
-        else:
-            return content
-    raise ValueError(f"run {run.folder.name} is damaged: {fault}; {remedy(run, [fault])}")
+        return read_part(run.folder, part)
+    except DamagedPartError as error:
+        fault = str(error)
+        raise ValueError(f"run {run.folder.name} is damaged: {fault}; {remedy(run, [fault])}") from error
 
 
 def _table_of(part: Part) -> str:
