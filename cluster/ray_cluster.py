@@ -8,7 +8,6 @@ import signal
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -174,7 +173,6 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
             scheduling_strategy="SPREAD",
         )(_call)
         flying: dict[Any, _Work[Item]] = {}  # by the reference of each copy
-        ended: deque[tuple[Any, _Work[Item]]] = deque()
         losers: list[Any] = []
         pace = Pace()
         quick_node: str | None = None
@@ -194,39 +192,34 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
                 else:
                     ask(launch)  # the first one tells the head what the function is
                     known = True
-            if not ended:
-                if not flying:
-                    break
-                watch.require_cluster()
-                if drawn_out and len(flying) < self._grant.workers and watch.nodes > 1:
-                    late = max((work for work in flying.values() if not work.twice), key=_Work.seconds, default=None)
-                    if late and pace.is_late(late.seconds()):
-                        late.twice = True
-                        # The node that ended an item last is alive and has room; the straggler's may be the trouble.
-                        near = NodeAffinitySchedulingStrategy(quick_node, soft=True) if quick_node else "SPREAD"
-                        late.launch(remote.options(scheduling_strategy=near), function, self._grant, flying)
-                done, _ = ray.wait(list(flying), num_returns=1, timeout=LOOK_SECONDS)
-                ended.extend((reference, flying.pop(reference)) for reference in done)
-                continue
-            reference, work = ended.popleft()
-            if reference not in work.copies:
-                continue  # the other copy ended in the same moment, and was taken
-            try:
-                end = _outcome(work.item, reference)
-            except GetTimeoutError:  # this process was stopped meanwhile
-                flying[reference] = work
-                continue
-            work.copies.remove(reference)
-            if end.lost and work.copies:
-                continue  # the other copy is still at it
-            quick_node = end.node or quick_node
-            for loser in work.copies:
-                flying.pop(loser, None)
-                ray.cancel(loser, force=True)
-                losers.append(loser)
-            work.copies.clear()
-            pace.add(work.seconds())
-            yield end.outcome
+            if not flying:
+                break
+            watch.require_cluster()
+            if drawn_out and len(flying) < self._grant.workers and watch.nodes > 1:
+                late = max((work for work in flying.values() if not work.twice), key=_Work.seconds, default=None)
+                if late and pace.is_late(late.seconds()):
+                    late.twice = True
+                    # The node that ended an item last is alive and has room; the straggler's may be the trouble.
+                    near = NodeAffinitySchedulingStrategy(quick_node, soft=True) if quick_node else "SPREAD"
+                    late.launch(remote.options(scheduling_strategy=near), function, self._grant, flying)
+            done, _ = ray.wait(list(flying), num_returns=1, timeout=LOOK_SECONDS)
+            for reference in done:  # one, or none in that time
+                work = flying.pop(reference)
+                try:
+                    end = _outcome(work.item, reference)
+                except GetTimeoutError:  # this process was stopped meanwhile
+                    flying[reference] = work
+                    continue
+                work.copies.remove(reference)
+                if end.lost and work.copies:
+                    continue  # the other copy is still at it
+                quick_node = end.node or quick_node
+                for loser in work.copies:
+                    del flying[loser]
+                    ray.cancel(loser, force=True)
+                    losers.append(loser)
+                pace.add(work.seconds())
+                yield end.outcome
         if losers:
             ray.wait(losers, num_returns=len(losers), timeout=_LOSER_SECONDS)
 
