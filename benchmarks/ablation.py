@@ -2,10 +2,10 @@
 
 Naive: one whole pass from the tokens for every component, by TransformerBridge's `run_with_hooks` with the output
 replaced in a hook, the scores of all heads above read in others, and the loss from the logits. Ours: the same
-components by `pipeline.ablation`. Both run the same batch of prompts on one thread with the same bridge, layer by layer
-in turn, so that a busy machine slows both alike; their scores are compared. Some layers are measured (`--layers`), and
-some of their heads stand for all; the seconds of the whole sweep are the sums over all layers, taken linearly between
-the measured ones. The exact ratio of multiplications is printed beside that of the seconds.
+components by `qkatlas.pipeline.passes.ablation`. Both run the same batch of prompts on one thread with the same bridge,
+layer by layer in turn, so that a busy machine slows both alike; their scores are compared. Some layers are measured
+(`--layers`), and some of their heads stand for all; the seconds of the whole sweep are the sums over all layers,
+taken linearly between the measured ones. The exact ratio of multiplications is printed beside that of the seconds.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from jobs.resolve import resolve
-from pipeline.ablation import Measurement, heads_of, measure_ablated, measure_clean
-from pipeline.categories import Categories, read_categories
-from pipeline.checkpoint import Architecture, Checkpoint
-from pipeline.components import HEAD, MLP_RESIDUAL, Component, embeddings, of_layer, reached
-from pipeline.forward import PROMPTS_PER_BATCH, Forward, Hook, scores_hook
-from pipeline.head import Head
-from pipeline.passages import Passages
-from pipeline.prompts import CategoryPrompts
-from pipeline.semantic import semantic_category_scores
-from pipeline.vocabulary import Vocabulary
-from pipeline.weights import ModelWeights
+from qkatlas.jobs.inputs.resolve import resolve
+from qkatlas.pipeline.models.checkpoint import Architecture, Checkpoint
+from qkatlas.pipeline.models.forward import PROMPTS_PER_BATCH, Forward, Hook, scores_hook
+from qkatlas.pipeline.models.head import Head
+from qkatlas.pipeline.models.weights import ModelWeights
+from qkatlas.pipeline.passes.ablation import Measurement, heads_of, measure_ablated, measure_clean
+from qkatlas.pipeline.passes.components import HEAD, MLP_RESIDUAL, Component, embeddings, of_layer, reached
+from qkatlas.pipeline.passes.semantic import semantic_category_scores
+from qkatlas.pipeline.text.categories import Categories, read_categories
+from qkatlas.pipeline.text.passages import Passages
+from qkatlas.pipeline.text.prompts import CategoryPrompts
+from qkatlas.pipeline.text.vocabulary import Vocabulary
 
 Means = dict[Component, np.ndarray]
 

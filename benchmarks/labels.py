@@ -16,13 +16,13 @@ import click
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from cluster.in_process import InProcessExecutor
-from jobs.head_scan import HeadScan, HeadScanJob, choose_heads
-from jobs.model import Model
-from jobs.resolve import write_planted
-from jobs.service import submit
-from outputs.reader import read_whole
-from pipeline.planted import PlantedDesign
+from qkatlas.cluster.in_process import InProcessExecutor
+from qkatlas.jobs.head_scan.job import HeadScan, HeadScanJob, choose_heads
+from qkatlas.jobs.inputs.model import Model
+from qkatlas.jobs.inputs.resolve import write_planted
+from qkatlas.jobs.loop.service import submit
+from qkatlas.outputs.runs.reader import read_whole
+from qkatlas.pipeline.planted.checkpoint import PlantedDesign
 
 WIDTHS = (64, 128)
 """Widths of the random checkpoints, which have 3 layers of 8 heads."""

@@ -15,14 +15,14 @@ from typing import Any
 
 import click
 
-from cluster.in_process import local_cpus
-from jobs.head_choice import heads_within
-from jobs.scale.device import Core
-from jobs.scale.full_vocab import plan_full_vocab
-from jobs.scale.head_scan import plan_head_scan
-from jobs.scale.plan import Machines, Plan
-from jobs.scale.shape import find_shape
-from pipeline.head import Head
+from qkatlas.cluster.in_process import local_cpus
+from qkatlas.jobs.full_vocab.plan import plan_full_vocab
+from qkatlas.jobs.head_scan.plan import plan_head_scan
+from qkatlas.jobs.inputs.heads import heads_within
+from qkatlas.jobs.plan.device import Core
+from qkatlas.jobs.plan.plan import Machines, Plan
+from qkatlas.jobs.plan.shape import find_shape
+from qkatlas.pipeline.models.head import Head
 
 QUICK = (
     ("full-vocab", "planted-small", {"top_k": 16}),
@@ -41,7 +41,7 @@ FULL = (
 
 _RUN = """
 import json, resource, sys
-from jobs.cli import run
+from qkatlas.jobs.main import run
 code = run(sys.argv[1:])
 used = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps({"code": code, "memory": 1024 * used.ru_maxrss, "processor": used.ru_utime + used.ru_stime}))

@@ -21,16 +21,16 @@ from typing import Any, ClassVar
 import click
 import pyarrow as pa
 
-from cluster.executor import Capacity, Grant, Node, Outcome
-from cluster.in_process import InProcessExecutor
-from cluster.ray_cluster import RayExecutor
-from jobs.clock import Clock
-from jobs.service import submit
-from outputs import store
-from outputs.journal import Receipt
-from outputs.part import Part, partition, write_part
-from outputs.run import Run
-from outputs.shard import Shard
+from qkatlas.cluster.executor import Capacity, Grant, Node, Outcome
+from qkatlas.cluster.in_process import InProcessExecutor
+from qkatlas.cluster.ray_cluster import RayExecutor
+from qkatlas.jobs.loop.clock import Clock
+from qkatlas.jobs.loop.service import submit
+from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs.journal import Receipt
+from qkatlas.outputs.runs.part import Part, partition, write_part
+from qkatlas.outputs.runs.run import Run
+from qkatlas.outputs.runs.shard import Shard
 
 WORKERS = (1, 2, 4, 8, 64, 512)
 SHARDS = (1000, 10_000, 100_000)

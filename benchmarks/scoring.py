@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.scoring import PreparedKeys, RowScores, score_rows
+from qkatlas.pipeline.scoring.engine import PreparedKeys, RowScores, score_rows
 
 Matrix: TypeAlias = npt.NDArray[np.float32]
 

@@ -9,12 +9,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.ray_cluster import AuthenticationError, first_line, jobs_client
-from cluster.remote_job import COMMAND, JobState, LostDashboardError, UnknownJobError
+from qkatlas.cluster.ray_cluster import AuthenticationError, first_line, jobs_client
+from qkatlas.cluster.remote_job import COMMAND, JobState, LostDashboardError, UnknownJobError
 
 
 class Dashboard:
-    """A cluster's Jobs API: a `cluster.remote_job.JobsApi` that also takes and stops jobs.
+    """A cluster's Jobs API: a `qkatlas.cluster.remote_job.JobsApi` that also takes and stops jobs.
 
     Args:
         address: `http://` or `https://` URL of the head's dashboard.

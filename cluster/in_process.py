@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
-from cluster.executor import Capacity, Failure, Grant, Handle, Item, Node, Outcome, Value
+from qkatlas.cluster.executor import Capacity, Failure, Grant, Handle, Item, Node, Outcome, Value
 
 
 class InProcessExecutor(AbstractContextManager["InProcessExecutor"]):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -20,8 +21,8 @@ class Package:
         ValueError: if they are too large together.
     """
 
-    packages: Sequence[ModuleType]
-    """Our packages, with their data; caches and hidden files stay behind."""
+    code: ModuleType
+    """Our package, with its data; caches and hidden files stay behind."""
     inputs: Mapping[str, Path] = field(default_factory=dict)
     """Files of this machine, by their path in the package."""
     texts: Mapping[str, str] = field(default_factory=dict)
@@ -55,13 +56,16 @@ class Package:
 
     def _sources(self) -> dict[str, Path]:
         """The file that goes to each path."""
-        return {path: file for package in self.packages for path, file in _files(package)} | dict(self.inputs)
+        return dict(_files(self.code)) | dict(self.inputs)
 
 
 def _files(package: ModuleType) -> Iterator[tuple[str, Path]]:
-    assert package.__file__ is not None, "our packages have an __init__.py"
+    assert package.__file__ is not None, "our package has an __init__.py"
     root = Path(package.__file__).parent
-    for file in sorted(root.rglob("*")):
-        path = file.relative_to(root)
-        if file.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in path.parts):
-            yield f"{package.__name__}/{path.as_posix()}", file
+    # In a checkout the four folders are links.
+    for folder, inner, names in os.walk(root, followlinks=True):
+        inner[:] = sorted(name for name in inner if not name.startswith(".") and name != "__pycache__")
+        for name in sorted(names):
+            file = Path(folder, name)
+            if file.is_file() and not name.startswith("."):
+                yield f"{package.__name__}/{file.relative_to(root).as_posix()}", file

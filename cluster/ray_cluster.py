@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,10 +16,10 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Generic
 
-from cluster.executor import Capacity, ClusterLostError, Failure, Grant, Handle, Item, Node, Outcome, Value
-from cluster.in_process import local_cpus
-from cluster.pace import Pace
-from cluster.watch import LOOK_SECONDS, SILENT_SECONDS, Watch, ask
+from qkatlas.cluster.executor import Capacity, ClusterLostError, Failure, Grant, Handle, Item, Node, Outcome, Value
+from qkatlas.cluster.in_process import local_cpus
+from qkatlas.cluster.pace import Pace
+from qkatlas.cluster.watch import LOOK_SECONDS, SILENT_SECONDS, Watch, ask
 
 # Read when ray is imported: no usage report is sent, and an environment manager around us is not copied to workers.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -43,7 +43,7 @@ _CONNECT_SECONDS = 10.0
 """How long a cluster may take to answer at all."""
 
 _JOIN_SECONDS = 40.0
-"""How long it may take to join a cluster, our packages sent."""
+"""How long it may take to join a cluster, our package sent."""
 
 _NO_NODE_SECONDS = 30.0
 """How long a cluster may be without any node that could hold a worker, unless more time was asked for."""
@@ -63,17 +63,15 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
 
     Args:
         address: None for a cluster of this machine's own that ends with the run; `auto` or `host:port` to join one.
-        packages: our packages, which are sent to the workers of a joined cluster.
+        code: our package, which is sent to the workers of a joined cluster; None = they have it.
         patience: seconds that the cluster may be without any node that could hold a worker.
     """
 
     name = "ray"
 
-    def __init__(
-        self, address: str | None = None, *, packages: Sequence[ModuleType] = (), patience: float = 0.0
-    ) -> None:
+    def __init__(self, address: str | None = None, *, code: ModuleType | None = None, patience: float = 0.0) -> None:
         self._address = address
-        self._packages = list(packages)
+        self._code = code
         self._patience = max(patience, _NO_NODE_SECONDS)
         self._grant = Grant(cpus=1, gpus=0, workers=1)
         self._ahead = _AHEAD
@@ -264,7 +262,7 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
                     host, _, port = self._address.rpartition(":")
                     socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
                 # A job whose code a cluster was handed passes that on to its workers by itself.
-                environment = {"py_modules": self._packages} if self._packages else None
+                environment = {"py_modules": [self._code]} if self._code else None
                 # Whatever else listens there never answers Ray.
                 ask(lambda: ray.init(address=self._address, runtime_env=environment, **quiet), _JOIN_SECONDS)
             except (ClusterLostError, ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from types import TracebackType
 
-from cluster.executor import ClusterLostError, Grant, Node, Value
+from qkatlas.cluster.executor import ClusterLostError, Grant, Node, Value
 
 SILENT_SECONDS = 20.0
 """How long the head of a cluster may not answer."""

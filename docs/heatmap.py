@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from jobs.full_vocab import FullVocab, FullVocabJob
-from jobs.model import Model
-from jobs.resolve import resolve
+from qkatlas.jobs.full_vocab.job import FullVocab, FullVocabJob
+from qkatlas.jobs.inputs.model import Model
+from qkatlas.jobs.inputs.resolve import resolve
 
 GROUPS = (
     ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"),

@@ -5,7 +5,7 @@ python docs/reproduction.py > docs/reproduction.md
 
 from __future__ import annotations
 
-from jobs.published import Facts, Figure, facts
+from qkatlas.jobs.reproduce.published import Facts, Figure, facts
 
 HEAD = """# Published figures
 

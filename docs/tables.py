@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from outputs import (
-    schemas,
-    schemas_ablation,
-    schemas_graph,
-    schemas_heads,
-    schemas_prompts,
-    schemas_reproduction,
-    schemas_similarity,
-    schemas_steering,
-)
+from qkatlas.outputs.schemas import ablation as schemas_ablation
+from qkatlas.outputs.schemas import communities as schemas_graph
+from qkatlas.outputs.schemas import head_scan as schemas_heads
+from qkatlas.outputs.schemas import prompts as schemas_prompts
+from qkatlas.outputs.schemas import reproduce as schemas_reproduction
+from qkatlas.outputs.schemas import scores as schemas
+from qkatlas.outputs.schemas import similarity as schemas_similarity
+from qkatlas.outputs.schemas import steering as schemas_steering
 
 TABLES = (
     ("every job but communities", "tokens.parquet", "one row a token", schemas.TOKENS),

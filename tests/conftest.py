@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from object_store import Server
+from support.object_store import Server
 
 # No test may ask a hub; set before any library that reads it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -28,10 +28,10 @@ def finish_run() -> Callable[..., Path]:
     """Write a finished run that holds given tables; returns its folder."""
 
     def finish(out: Path, job: str, tables: Mapping[str, pa.Table], spec: Mapping[str, object] | None = None) -> Path:
-        from outputs.identity import identify
-        from outputs.journal import Receipt
-        from outputs.run import Run
-        from outputs.shard import Shard
+        from qkatlas.outputs.runs.identity import identify
+        from qkatlas.outputs.runs.journal import Receipt
+        from qkatlas.outputs.runs.run import Run
+        from qkatlas.outputs.runs.shard import Shard
 
         model = {"architecture": {"vocab_size": 1}, "weights_sha256": "0" * 64, "vocabulary_sha256": "0" * 64}
         request = identify(job, spec or {}, model)
@@ -49,7 +49,7 @@ def finish_run() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def store_server() -> Iterator[Server]:
     """An S3 server with the bucket `atlas`."""
-    from object_store import serve
+    from support.object_store import serve
 
     with serve() as server:
         server.make_bucket("atlas")
@@ -84,8 +84,8 @@ def random_model(make_random_model: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def planted_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from jobs.resolve import write_planted
-    from pipeline.planted import PlantedDesign
+    from qkatlas.jobs.inputs.resolve import write_planted
+    from qkatlas.pipeline.planted.checkpoint import PlantedDesign
 
     folder = tmp_path_factory.mktemp("planted") / "tiny"
     write_planted(PlantedDesign(size="tiny"), folder)

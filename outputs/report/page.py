@@ -10,8 +10,8 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from outputs import target
-from outputs.local_folder import write_whole
+from qkatlas.outputs.places import target
+from qkatlas.outputs.places.local_folder import write_whole
 
 MARK = "<!doctype html><!-- QK Atlas report -->"
 """How every report begins; a file that begins otherwise is never replaced."""
@@ -106,7 +106,7 @@ def require_replaceable(file: Path) -> None:
 
 
 def _asset(name: str) -> str:
-    return resources.files("outputs.report").joinpath("assets", name).read_text(encoding="utf-8")
+    return resources.files("qkatlas.outputs.report").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def _source_hash(source: str) -> str:

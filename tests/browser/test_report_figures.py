@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from report_tables import SIZE, community_table, head_tables, token_tables
+from support.report_tables import SIZE, community_table, head_tables, token_tables
 
-from jobs.cli import run
+from qkatlas.jobs.main import run
 
 Finish = Callable[..., Path]
 Open = Callable[..., Any]

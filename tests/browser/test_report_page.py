@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from report_tables import HOSTILE, KEYS, SIZE, community_table, head_tables, token_tables
+from support.report_tables import HOSTILE, KEYS, SIZE, community_table, head_tables, token_tables
 
-from jobs.cli import run
-from jobs.published import DEFINED, facts
-from jobs.verdicts import Measured, absent, table
+from qkatlas.jobs.main import run
+from qkatlas.jobs.reproduce.published import DEFINED, facts
+from qkatlas.jobs.reproduce.verdicts import Measured, absent, table
 
 Finish = Callable[..., Path]
 Open = Callable[..., Any]

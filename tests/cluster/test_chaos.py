@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pyarrow.dataset as ds
 import pytest
-from interruptions import hashes
-from nodes import cluster_of, raylet, submit, workers
 from ray.cluster_utils import Cluster
+from support.interruptions import hashes
+from support.nodes import cluster_of, raylet, submit, workers
 
-from cluster.in_process import InProcessExecutor
-from jobs.full_vocab import FullVocab, FullVocabJob
-from jobs.model import Model
-from jobs.service import submit as submit_here
-from outputs import store
-from outputs.journal import Journal
-from outputs.part import faults
-from outputs.run import Run
-from pipeline.planted import PlantedDesign
+from qkatlas.cluster.in_process import InProcessExecutor
+from qkatlas.jobs.full_vocab.job import FullVocab, FullVocabJob
+from qkatlas.jobs.inputs.model import Model
+from qkatlas.jobs.loop.service import submit as submit_here
+from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs.journal import Journal
+from qkatlas.outputs.runs.part import faults
+from qkatlas.outputs.runs.run import Run
+from qkatlas.pipeline.planted.checkpoint import PlantedDesign
 
 SEED = 20261121
 KILLS = {"worker": 32, "node": 13, "driver": 5}
@@ -123,7 +123,7 @@ class Chaos:
 
 @pytest.fixture(scope="module")
 def planted_small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from jobs.resolve import write_planted
+    from qkatlas.jobs.inputs.resolve import write_planted
 
     folder = tmp_path_factory.mktemp("planted") / "small"
     write_planted(PlantedDesign(size="small"), folder)

@@ -9,7 +9,7 @@ import click
 import pytest
 import yaml
 
-from jobs.cli import submit
+from qkatlas.jobs.main import submit
 
 DEPLOY = Path(__file__).parents[2] / "cluster/deploy"
 
@@ -81,16 +81,16 @@ def test_one_image_and_the_pinned_ray_everywhere(job: dict) -> None:
 
 def test_the_image_holds_every_package() -> None:
     lines = (DEPLOY / "Dockerfile").read_text().splitlines()
-    for package in ("cluster", "jobs", "outputs", "pipeline"):
+    for package in ("src", "cluster", "jobs", "outputs", "pipeline"):
         assert f"COPY {package} {package}" in lines
     assert not list(DEPLOY.rglob("*.py"))
 
 
 def test_sizes_cover_what_the_plan_says(job: dict) -> None:
-    from jobs.head_choice import heads_within
-    from jobs.scale.head_scan import plan_head_scan
-    from jobs.scale.shape import PRESETS
-    from pipeline.head import Head
+    from qkatlas.jobs.head_scan.plan import plan_head_scan
+    from qkatlas.jobs.inputs.heads import heads_within
+    from qkatlas.jobs.plan.shape import PRESETS
+    from qkatlas.pipeline.models.head import Head
 
     shape = PRESETS["gpt2-xl"]
     heads = [Head.parse(name) for name in heads_within(None, None, n_layers=shape.n_layers, n_heads=shape.n_heads)]

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.executor import Capacity, Executor, Grant, Node
-from cluster.in_process import InProcessExecutor, local_cpus
-from cluster.pace import Pace
-from cluster.ray_cluster import RayExecutor
+from qkatlas.cluster.executor import Capacity, Executor, Grant, Node
+from qkatlas.cluster.in_process import InProcessExecutor, local_cpus
+from qkatlas.cluster.pace import Pace
+from qkatlas.cluster.ray_cluster import RayExecutor
 
 
 @pytest.fixture(scope="module")

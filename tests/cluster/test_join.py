@@ -9,7 +9,7 @@ from pathlib import Path
 PROGRAM = """
 import sys
 from ray.cluster_utils import Cluster
-from jobs.cli import run
+from qkatlas.jobs.main import run
 
 model, out = sys.argv[1:]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from outputs import store
-from outputs.run import Run
+from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs.run import Run
 
 
 def command(model: Path, out: Path) -> list[str]:
-    program = "from jobs.cli import main; main()"
+    program = "from qkatlas.jobs.main import main; main()"
     return [sys.executable, "-c", program, "full-vocab", "--model", str(model), "--out", str(out), "--shards", "40"]
 
 

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from interruptions import hashes
-from nodes import cluster_of, kill_head, raylet, submit, until
+from support.interruptions import hashes
+from support.nodes import cluster_of, kill_head, raylet, submit, until
 
-from cluster.executor import Grant
-from cluster.in_process import InProcessExecutor
-from cluster.ray_cluster import RayExecutor
-from jobs.full_vocab import FullVocab, FullVocabJob
-from jobs.model import Model
-from jobs.service import submit as submit_here
-from outputs import store
-from outputs.journal import Journal, Receipt
-from outputs.run import Run
-from outputs.shard import Shard
+from qkatlas.cluster.executor import Grant
+from qkatlas.cluster.in_process import InProcessExecutor
+from qkatlas.cluster.ray_cluster import RayExecutor
+from qkatlas.jobs.full_vocab.job import FullVocab, FullVocabJob
+from qkatlas.jobs.inputs.model import Model
+from qkatlas.jobs.loop.service import submit as submit_here
+from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs.journal import Journal, Receipt
+from qkatlas.outputs.runs.run import Run
+from qkatlas.outputs.runs.shard import Shard
 
 SHARDS = 500
 

@@ -11,11 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nodes import alive, cluster_of, fail_when_late, hang_first, numbered, openmp_threads, place, total, until, workers
 from ray.cluster_utils import Cluster
+from support.nodes import (
+    alive,
+    cluster_of,
+    fail_when_late,
+    hang_first,
+    numbered,
+    openmp_threads,
+    place,
+    total,
+    until,
+    workers,
+)
 
-from cluster.executor import ClusterLostError, Grant
-from cluster.ray_cluster import RayExecutor
+from qkatlas.cluster.executor import ClusterLostError, Grant
+from qkatlas.cluster.ray_cluster import RayExecutor
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +117,7 @@ def test_what_ran_on_a_lost_worker_or_node_is_run_again(what: str, cluster: Clus
 
 
 def test_without_any_node_left_the_rest_fails_within_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.ray_cluster._NO_NODE_SECONDS", 3.0)
+    monkeypatch.setattr("qkatlas.cluster.ray_cluster._NO_NODE_SECONDS", 3.0)
     with cluster_of({"num_cpus": 1}, head=0) as cluster, RayExecutor(cluster.address) as executor:
         outcomes = start(executor).map(place, numbered(100, 0.1))
         next(outcomes)

@@ -9,17 +9,14 @@ from pathlib import Path
 
 import pytest
 
-import cluster
-import jobs
-import outputs
-import pipeline
-from cluster.package import LARGEST, Package
+import qkatlas
+from qkatlas.cluster.package import LARGEST, Package
 
 
 def test_code_and_data_travel_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "counts.csv").write_text("id,count\n")
     package = Package(
-        packages=(cluster, jobs, outputs, pipeline),
+        code=qkatlas,
         inputs={"inputs/frequencies/counts.csv": tmp_path / "counts.csv"},
         texts={"note.json": "{}"},
     )
@@ -29,14 +26,15 @@ def test_code_and_data_travel_and_nothing_else(tmp_path: Path) -> None:
     files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
     assert size == sum(file.stat().st_size for file in files.values()) < LARGEST / 10
     assert {path.partition("/")[0] for path in files} == {
-        *("cluster", "jobs", "outputs", "pipeline"),
-        *("inputs", "note.json"),
+        *("qkatlas", "inputs", "note.json"),
     }
-    assert {"pipeline/data/categories.csv", "jobs/__main__.py", "inputs/frequencies/counts.csv"} <= set(files)
-    assert any(path.startswith("outputs/report/assets/") for path in files)
+    assert {"qkatlas/pipeline/text/data/categories.csv", "qkatlas/__main__.py", "inputs/frequencies/counts.csv"} <= set(
+        files
+    )
+    assert any(path.startswith("qkatlas/outputs/report/assets/") for path in files)
     assert not [path for path in files if "__pycache__" in path or "/." in path or path.startswith((".", "tests"))]
     # It is whole: the command answers from the folder alone.
-    done = subprocess.run([sys.executable, "-m", "jobs", "runs"], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "qkatlas", "runs"], cwd=folder, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "no runs in runs\n")
 
 
@@ -53,8 +51,8 @@ def test_a_package_above_the_limit_is_refused_before_anything_is_copied(
             stream.truncate(2 * LARGEST)
     monkeypatch.syspath_prepend(tmp_path)
     little = importlib.import_module("little")
-    Package(packages=(little,))
+    Package(code=little)
     with (code / "dump.bin").open("wb") as stream:
         stream.truncate(LARGEST + 1_500_000)
     with pytest.raises(ValueError, match=r"21\.5 MB, above the limit of 20 MB \(.*dump\.bin is 21\.5 MB of it\); make"):
-        Package(packages=(little,))
+        Package(code=little)

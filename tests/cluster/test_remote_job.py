@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import cluster.remote_job
-from cluster.remote_job import JobState, LostDashboardError, follow, opening_line
+import qkatlas.cluster.remote_job
+from qkatlas.cluster.remote_job import JobState, LostDashboardError, follow, opening_line
 
 STATE = JobState(
     job_id="j",
@@ -47,7 +47,7 @@ class Api:
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster.remote_job, "_PAUSE", 0.0)
+    monkeypatch.setattr(qkatlas.cluster.remote_job, "_PAUSE", 0.0)
 
 
 @settings(deadline=None, max_examples=50)

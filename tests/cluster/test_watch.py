@@ -12,23 +12,23 @@ from pathlib import Path
 
 import pytest
 
-from cluster.executor import ClusterLostError
-from cluster.ray_cluster import first_line
-from cluster.watch import ask
+from qkatlas.cluster.executor import ClusterLostError
+from qkatlas.cluster.ray_cluster import first_line
+from qkatlas.cluster.watch import ask
 
 SILENT = """
 import sys
-import cluster.ray_cluster
-from jobs.cli import main
-cluster.ray_cluster._JOIN_SECONDS = 1.0
+import qkatlas.cluster.ray_cluster
+from qkatlas.jobs.main import main
+qkatlas.cluster.ray_cluster._JOIN_SECONDS = 1.0
 main(["full-vocab", "--model", "planted-tiny", "--gpus", "0", "--out", sys.argv[2], "--address", sys.argv[1]])
 """
 
 LOST = """
 import functools
-import cluster.ray_cluster as ray_cluster
-from nodes import cluster_of, kill_head, numbered, place
-from cluster.executor import ClusterLostError, Grant
+import qkatlas.cluster.ray_cluster as ray_cluster
+from support.nodes import cluster_of, kill_head, numbered, place
+from qkatlas.cluster.executor import ClusterLostError, Grant
 
 with cluster_of({"num_cpus": 1}, head=0) as cluster:
     executor = ray_cluster.RayExecutor(cluster.address)

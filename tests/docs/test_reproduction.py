@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
-from jobs.published import facts
+from qkatlas.jobs.reproduce.published import facts
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli import run
+from qkatlas.jobs.main import run
 
 TEXT = (Path(__file__).parents[2] / "docs/scale.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```\n\$ submit (plan [^\n]+)\n(.*?)```", TEXT, re.DOTALL)

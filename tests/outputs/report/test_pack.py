@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from outputs.report.pack import KINDS, Pack, plain, unpack
+from qkatlas.outputs.report.pack import KINDS, Pack, plain, unpack
 
 HOSTILE = ["</script><script>window.pwned=1</script>", "<!--", "]]>", "\x00\x1b", "\u202e", "\ud800", "", " ", "é😀"]
 

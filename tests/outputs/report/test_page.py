@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from outputs.report import page
-from outputs.report.pack import Pack
+from qkatlas.outputs.report import page
+from qkatlas.outputs.report.pack import Pack
 
 TITLE = "</title><script>window.pwned=1</script>"
 
@@ -83,7 +83,9 @@ def test_a_title_and_data_stay_text(text: str) -> None:
 
 
 def test_no_asset_parses_markup_or_text_as_code() -> None:
-    assets = {file.name: file.read_text() for file in resources.files("outputs.report").joinpath("assets").iterdir()}
+    assets = {
+        file.name: file.read_text() for file in resources.files("qkatlas.outputs.report").joinpath("assets").iterdir()
+    }
     assert set(assets) == {*page.SCRIPTS, "page.html", "style.css"}
     for name in page.SCRIPTS:
         banned = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser|</script|<!--"

@@ -1,0 +1,36 @@
+"""`submit model planted`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+
+@click.group("model")
+def model() -> None:
+    """Make model checkpoints."""
+
+
+@model.command("planted")
+@click.argument("directory", metavar="DIR")
+@click.option("--size", default="full", show_default=True, help="full (GPT-2 small's shape), small or tiny.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random in it.")
+@click.option("--noise", type=float, default=0.0, show_default=True, help="Noise on the planted codes.")
+@click.option("--skew", type=float, default=0.0, show_default=True, help="Skew-symmetric part of the target's W_QK.")
+@click.option("--head", default="L1H5", show_default=True, help="The target head, in layer 1 or later.")
+def planted(directory: str, size: str, seed: int, noise: float, skew: float, head: str) -> None:
+    """Write the planted checkpoint: a GPT-2 whose categories, heads and eigenvalues are known."""
+    from qkatlas.jobs.inputs.resolve import write_planted
+    from qkatlas.pipeline.planted.checkpoint import PlantedDesign
+
+    design = PlantedDesign(size=size, seed=seed, noise=noise, skew=skew, head=head)
+    try:
+        write_planted(design, Path(directory))
+    except OSError as error:
+        raise ValueError(
+            f"{directory} cannot be written ({error.strerror or error}); choose a new directory"
+        ) from error
+    click.echo(f"planted checkpoint ({size}, target {head}) in {directory}; its truth is in {directory}/truth.json")
+    click.echo(f"next: submit full-vocab --model {shlex.quote(directory)} --head {head}")

@@ -1,1 +1,0 @@
-"""The commands of `submit`, one file a noun; heavy imports stay inside them, so that the store answers at once."""

@@ -1,0 +1,59 @@
+"""What `full-vocab` would take.
+
+Shapes: V vocabulary, D model, H head dimension, K kept keys.
+"""
+
+from __future__ import annotations
+
+from qkatlas.jobs.full_vocab.shards import full_vocab_shards, shard_files
+from qkatlas.jobs.plan.load import passing_states, preparing, projecting, scoring
+from qkatlas.jobs.plan.memory import ALLOCATORS, DRIVER_LIBRARIES, WORKER_LIBRARIES, Memory, moments, on_gpu, packed
+from qkatlas.jobs.plan.plan import Plan
+from qkatlas.jobs.plan.shape import Shape
+from qkatlas.jobs.plan.step import DRIVER, WORKERS, Load, Step
+from qkatlas.jobs.plan.table import PlannedTable
+from qkatlas.outputs.schemas import scores as schemas
+from qkatlas.pipeline.models.head import Head
+
+
+def plan_full_vocab(shape: Shape, head: Head, *, states: str, top_k: int, shards: int | None = None) -> Plan:
+    """Plan a run of `full-vocab`.
+
+    Args:
+        shape: the model.
+        head: the head.
+        states: `--states`.
+        top_k: `--top-k`.
+        shards: `--shards`.
+
+    Raises:
+        ValueError: if the request does not fit the model.
+    """
+    head.require_inside(shape.n_layers, shape.n_heads)
+    planned = full_vocab_shards(head, shape.vocab_size, shards)
+    rows = [shard.bounds["stop"] - shard.bounds["start"] for shard in planned]
+    files = [shard_files(shard) for shard in planned]
+    v, d, h = shape.vocab_size, shape.d_model, shape.d_head
+    tables = [
+        PlannedTable(name="topk", files=len({topk for topk, _ in files}), rows=sum(rows), schema=schemas.topk(top_k)),
+        PlannedTable(name="self", files=len({own for _, own in files}), rows=sum(rows), schema=schemas.SELF),
+        PlannedTable(name="tokens", files=1, rows=v, schema=schemas.TOKENS),
+    ]
+    written = sum(table.bytes(v) for table in tables[:2])
+    steps = [
+        Step(name="opening the model", place=DRIVER, load=Load(hashed=4.0 * shape.weights), one_thread=True),
+        Step(name="token states", place=DRIVER, load=passing_states(shape, head.layer, states)),
+        Step(name="queries and keys", place=DRIVER, load=projecting(shape) + Load(hashed=8.0 * v * h)),
+        Step(name="preparing keys", place=WORKERS, load=preparing(v, h), each_worker=True, torch_threads=True),
+        Step(name="scores", place=WORKERS, load=scoring(v, h, top_k), shards=len(planned), gpu_sweeps=2),
+        Step(name="writing", place=WORKERS, load=Load(written=written), shards=len(planned), one_thread=True),
+    ]
+    inputs, state = 8.0 * v * h, 4.0 * v * d
+    results = 2.0 * max(rows) * (8 * top_k + 60)
+    memory = Memory(
+        worker=WORKER_LIBRARIES + ALLOCATORS + moments(v, h) + packed(v, h) + results,
+        shared=inputs,
+        driver=DRIVER_LIBRARIES + state * (2 if head.layer else 1) + 2 * inputs,
+        gpu=on_gpu(v, h, max(rows), top_k),
+    )
+    return Plan(job="full-vocab", shape=shape, shards=planned, tables=tables, steps=steps, memory=memory)

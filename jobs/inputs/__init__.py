@@ -1,0 +1,1 @@
+"""What a job stands on, each with an identity."""

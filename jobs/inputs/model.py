@@ -1,0 +1,82 @@
+"""A model as a job sees it: its checkpoint, its vocabulary, and what identifies both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qkatlas.pipeline.circuit.states import TokenStates, attention_means
+from qkatlas.pipeline.models.checkpoint import Checkpoint
+from qkatlas.pipeline.models.forward import forget_models
+from qkatlas.pipeline.models.weights import ModelWeights
+from qkatlas.pipeline.text.vocabulary import Vocabulary
+
+
+@dataclass
+class Model:
+    """An opened model.
+
+    Attributes:
+        name: what the user called it: a name or a directory.
+        checkpoint: the weights.
+        vocabulary: the tokens.
+        identity: what of it changes results.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    vocabulary: Vocabulary
+    identity: dict[str, Any]
+    _means_LD: np.ndarray | None = field(default=None, init=False, repr=False)
+
+    @classmethod
+    def open(cls, name: str, path: Path) -> Model:
+        """Open a local checkpoint directory and identify it.
+
+        Args:
+            name: what the user called it.
+            path: the directory.
+
+        Returns:
+            The model.
+
+        Raises:
+            ValueError: if it is not a readable, supported, finite checkpoint.
+        """
+        checkpoint = Checkpoint.open(path)
+        vocabulary = Vocabulary.open(path, checkpoint.architecture.vocab_size)
+        checkpoint.require_finite()
+        return cls(name, checkpoint, vocabulary, {**checkpoint.identity(), "vocabulary_sha256": vocabulary.sha256()})
+
+    def weights(self) -> ModelWeights:
+        """All weights, read anew, as they are sent to workers."""
+        return ModelWeights.read(self.checkpoint, self.identity["weights_sha256"])
+
+    def ordinary_tokens(self) -> list[int]:
+        """Ids of the tokens that prompts are made of: ordinary ones but BOS."""
+        bos = self.checkpoint.architecture.bos_token_id
+        return [token_id for token_id in self.vocabulary.ordinary() if token_id != bos]
+
+    def token_states(self, kind: str, *, layer: int, threads: int) -> TokenStates:
+        """The whole vocabulary's states in front of layer 0, ready to go on to a later layer.
+
+        Args:
+            kind: how they are taken.
+            layer: the last layer they will be taken to.
+            threads: threads to use; no state depends on it.
+
+        Raises:
+            ValueError: if the model cannot give this kind.
+        """
+        means_LD = self.attention_means(layer, threads=threads) if kind == "mean" else None
+        return TokenStates(self.checkpoint, kind, attention_means_LD=means_LD, threads=threads)
+
+    def attention_means(self, layers: int, *, threads: int) -> np.ndarray:
+        """See `qkatlas.pipeline.circuit.states.attention_means`; float32 [layers, D], computed once and kept."""
+        if self._means_LD is None or len(self._means_LD) < layers:
+            self._means_LD = attention_means(self.weights(), self.ordinary_tokens(), layers, threads=threads)
+            forget_models()  # the driver runs the model for nothing else
+        return self._means_LD[:layers]

@@ -1,0 +1,128 @@
+"""From what a user calls a model to a directory on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+
+from qkatlas.outputs.places.model_directory import write_model_directory
+from qkatlas.pipeline.planted.checkpoint import PlantedDesign, plant
+
+PLANTED = {"planted": "full", "planted-small": "small", "planted-tiny": "tiny"}
+"""Names of the embedded checkpoints, and their sizes."""
+
+HUB_FILES = (
+    "config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+)
+"""What is taken from the hub: no pickle weights, no code."""
+
+
+def resolve(name: str, say: Callable[[str], None]) -> Path:
+    """Find a model's directory, making or downloading it if needed.
+
+    Args:
+        name: a local directory, `planted[-small|-tiny]`, or a Hugging Face hub name.
+        say: told what takes long.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ValueError: if there is no such model, or it cannot be had from here.
+    """
+    if name in PLANTED:
+        return planted_directory(PlantedDesign(size=PLANTED[name]), say)
+    if not name:
+        raise ValueError("--model is empty; name a model directory, a hub name or planted")
+    path = Path(name).expanduser()
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        if not path.is_dir():
+            raise ValueError(f"model {name!r} is no directory; give a Hugging Face model directory or a hub name")
+        return path
+    return _hub_directory(name)
+
+
+def planted_directory(design: PlantedDesign, say: Callable[[str], None]) -> Path:
+    """The cached checkpoint of a planted design, built on first use.
+
+    Args:
+        design: what to plant.
+        say: told if it has to be built.
+
+    Returns:
+        Its directory, in the user's cache (`QKATLAS_CACHE`, else `XDG_CACHE_HOME`, else ~/.cache).
+    """
+    folder = _cache() / "planted" / f"{design.size}-{_design_key(design)}"
+    if not folder.exists():
+        say(f"building the planted checkpoint ({design.size}) in {folder}")
+        try:
+            write_planted(design, folder)
+        except OSError as error:
+            if not folder.exists():  # unless another process has just put the same one in place
+                reason = error.strerror or str(error)
+                raise ValueError(
+                    f"cache {folder.parent} cannot be written ({reason}); set QKATLAS_CACHE to a folder"
+                ) from error
+    return folder
+
+
+def write_planted(design: PlantedDesign, folder: Path) -> None:
+    """Build a planted checkpoint and write it as a Hugging Face model directory with its truth.json.
+
+    Raises:
+        OSError: if the directory holds files or cannot be written.
+    """
+    planted = plant(design)
+    texts = {**planted.tokenizer_files, "truth.json": json.dumps(planted.truth, indent=1, ensure_ascii=False) + "\n"}
+    write_model_directory(folder, config=planted.config, tensors=planted.tensors, texts=texts)
+
+
+def _hub_directory(name: str) -> Path:
+    # Loaded here, for it takes half a second that local models need not wait for.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    remedy = "give a local model directory, or --model planted, which needs no network"
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+    except HFValidationError as error:
+        raise ValueError(f"model {name!r} is neither a directory nor a hub name; {remedy}") from error
+    except LocalEntryNotFoundError as error:
+        raise ValueError(
+            f"model {name!r} is no directory, and the hub cannot be reached from here; where it can, run "
+            f"'hf download {name} --local-dir DIR', then give --model DIR, a local model directory, or --model "
+            "planted, which needs no network"
+        ) from error
+    except HfHubHTTPError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"the hub does not give model {name!r} ({reason}); {remedy}") from error
+    except OSError as error:
+        raise ValueError(f"model {name!r} could not be downloaded ({error}); {remedy}") from error
+
+
+def _cache() -> Path:
+    if "QKATLAS_CACHE" in os.environ:
+        return Path(os.environ["QKATLAS_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qkatlas"
+
+
+def _design_key(design: PlantedDesign) -> str:
+    """Hash of the design and of the code that plants it, so that a newer version never meets an older cache."""
+    digest = hashlib.sha256(json.dumps(asdict(design), sort_keys=True).encode())
+    package = resources.files("qkatlas.pipeline")
+    sources = sorted(entry.name for entry in (package / "planted").iterdir() if entry.name.endswith(".py"))
+    for source in [package / "planted" / name for name in sources] + [package / "text" / "data" / "categories.csv"]:
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,80 @@
+"""A finished run that another job goes on from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from qkatlas.outputs.places.folder import Folder
+from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs.reader import list_matrix, read_parts, read_whole
+from qkatlas.outputs.runs.run import Run
+
+
+@dataclass(frozen=True)
+class SourceRun:
+    """A finished, sound full-vocab run.
+
+    Attributes:
+        run: its folder.
+        run_id: its id.
+        name: what its user called the model.
+        identity: what of the model changes results.
+        top_k: keys kept for each query token.
+    """
+
+    run: Run
+    run_id: str
+    name: str
+    identity: dict[str, Any]
+    top_k: int
+
+    @classmethod
+    def open(cls, out: Folder | Path, name: str) -> SourceRun:
+        """Find a run and check every file of it.
+
+        Args:
+            out: folder of all runs.
+            name: as `store.find` takes it.
+
+        Returns:
+            The run.
+
+        Raises:
+            ValueError: if there is none, or it is no full-vocab run, not finished, or damaged.
+        """
+        run = store.find(out, name)
+        request = run.manifest() or run.plan()
+        if request is not None and request["job"] != "full-vocab":
+            raise ValueError(f"run {run.folder.name} is of {request['job']}; name a run of submit full-vocab")
+        faults = store.faults(run)
+        if faults:
+            raise ValueError(f"run {run.folder.name} is damaged ({faults[0]}); {store.remedy(run, faults)}")
+        manifest = run.manifest()
+        assert manifest is not None, "a run without faults is finished"
+        name = (manifest["provenance"] or {}).get("model", "unknown model")
+        return cls(run, manifest["run_id"], name, manifest["model"], manifest["spec"]["top_k"])
+
+    @cached_property
+    def tokens(self) -> pa.Table:
+        """The `tokens` table."""
+        return read_whole(self.run, "tokens")
+
+    def texts(self) -> list[str] | None:
+        """Texts of the tokens by id, or None if the model came without a tokenizer."""
+        if self.tokens["bytes"].null_count == len(self.tokens):
+            return None
+        texts: list[str] = self.tokens["text"].to_pylist()
+        return texts
+
+    def key_ids(self) -> np.ndarray:
+        """Kept keys of every token, best first: int32 [V, K]."""
+        manifest = self.run.manifest()
+        assert manifest is not None, "it was checked"
+        table = read_parts(self.run, [part for part in manifest["parts"] if part.path.startswith("topk/")])
+        return list_matrix(table.sort_by("token_id"), "key_ids")

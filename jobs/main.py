@@ -1,0 +1,101 @@
+"""The command `submit`."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import click
+
+from qkatlas.cluster.executor import ClusterLostError
+from qkatlas.jobs.ablation.command import ablation
+from qkatlas.jobs.cli.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, INTERRUPTED, say
+from qkatlas.jobs.cli.planted import model
+from qkatlas.jobs.cli.remote import list_jobs, logs, stop
+from qkatlas.jobs.cli.store import runs, status, verify
+from qkatlas.jobs.communities.command import communities
+from qkatlas.jobs.full_vocab.command import full_vocab
+from qkatlas.jobs.head_scan.command import head_scan
+from qkatlas.jobs.plan.command import plan
+from qkatlas.jobs.report.command import report
+from qkatlas.jobs.reproduce.command import reproduce
+from qkatlas.jobs.similarity.command import similarity
+from qkatlas.jobs.steering.command import steering
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 all committed, 1 some shard could not be computed, 2 a bad request."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a token or a path may hold what the terminal cannot show
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))  # noqa: TID251 - the one place
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments after the command's name.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        done = submit.main(args=list(argv), prog_name="submit", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return BAD_REQUEST
+    except click.ClickException as error:
+        hint = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "submit"
+        return _refuse(f"{error.format_message().rstrip('.')}; see {hint} --help")
+    except (click.Abort, KeyboardInterrupt):
+        return say("interrupted; what was committed is kept, and the same command goes on from there", INTERRUPTED)
+    except ValueError as error:
+        return _refuse(str(error))
+    except ClusterLostError as error:
+        return say(f"error: {error}; what was committed is kept, submit the same request again", INCOMPLETE)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; it is printed after everything was committed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return COMPLETE
+    except PermissionError as error:
+        return _refuse(f"{error.filename} may not be read or written by this user; change its mode or choose another")
+    except OSError as error:
+        if error.errno is None:  # what pyarrow raises for an object store, and we for a run
+            return say(f"error: {' '.join(str(error).split())}; what was committed is kept, submit again", INCOMPLETE)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return say(
+            f"error: the disk is full ({error.filename or error.strerror}); committed shards are kept, "
+            "make room and submit again",
+            INCOMPLETE,
+        )
+    return done if isinstance(done, int) else COMPLETE
+
+
+def _terminate(number: int, frame: object) -> None:
+    """End as an interrupt does: the executor is closed, and what was committed is kept."""
+    raise KeyboardInterrupt
+
+
+def _refuse(message: str) -> int:
+    return say(f"error: {' '.join(message.split())}", BAD_REQUEST)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="qkatlas", prog_name="submit")
+def submit() -> None:
+    """Map what attention heads do over a model's whole vocabulary."""
+
+
+for command in (
+    *(full_vocab, head_scan, ablation, steering, similarity, communities, reproduce, report),
+    *(plan, runs, status, verify, model),
+    *(list_jobs, logs, stop),
+):
+    submit.add_command(command)

@@ -1,0 +1,1 @@
+"""What a run would take: shards, files, bytes, memory, time."""

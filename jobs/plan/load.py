@@ -1,0 +1,70 @@
+"""What the parts of a scoring run compute.
+
+Shapes: V vocabulary, D model, H head dimension, K kept keys, N kin.
+"""
+
+from __future__ import annotations
+
+from qkatlas.jobs.plan.shape import Shape
+from qkatlas.jobs.plan.step import Load
+from qkatlas.pipeline.circuit.spectrum import NULL_DRAWS
+from qkatlas.pipeline.circuit.states import REFERENCE_LENGTH, REFERENCE_PROMPTS
+from qkatlas.pipeline.scoring.cpu import PACKED_BYTES, ROW_TILE
+
+REFERENCE_TOKENS = REFERENCE_PROMPTS * (1 + REFERENCE_LENGTH)
+"""Tokens of the reference prompts behind the states `mean`."""
+
+
+def passing_states(shape: Shape, layers: int, states: str) -> Load:
+    """Take the states of the whole vocabulary through some layers.
+
+    Args:
+        shape: the model.
+        layers: how many.
+        states: `--states`; `bos` runs the attention too, `mean` the reference prompts.
+    """
+    tokens = shape.vocab_size * layers
+    weights = shape.mlp_weights + (shape.attention_weights if states == "bos" else 0)
+    once = running(shape, REFERENCE_TOKENS, layers) if states == "mean" else Load()
+    return Load(float32=2.0 * tokens * weights, values=float(tokens * shape.d_model)) + once
+
+
+def running(shape: Shape, tokens: int, layers: int) -> Load:
+    """Run the model itself on some tokens of prompts, through some layers; scores among prompts are left out."""
+    return Load(float32=2.0 * tokens * layers * (shape.attention_weights + shape.mlp_weights))
+
+
+def projecting(shape: Shape) -> Load:
+    """Queries and keys of one head for the whole vocabulary."""
+    values = shape.vocab_size * shape.d_model
+    return Load(float64=4.0 * values * shape.d_head, values=float(values))
+
+
+def preparing(vocab_size: int, width: int) -> Load:
+    """Exact moments of the keys: four products of their integer pieces."""
+    return Load(float64=8.0 * vocab_size * width**2, values=3.0 * vocab_size * width)
+
+
+def scoring(vocab_size: int, width: int, kept: int) -> Load:
+    """Score every token against every token, and decide the best keys and the own rank in float64."""
+    pairs = float(vocab_size) ** 2
+    exact = float(vocab_size) * (kept + 1)
+    refitted = pairs / ROW_TILE * width if 4 * vocab_size * width > PACKED_BYTES else 0.0
+    return Load(
+        float32=2.0 * pairs * width,
+        float64=2.0 * exact * width + 6.0 * vocab_size * width**2,
+        scores=pairs,
+        kept=exact * (0.4 + 0.6 * width / 64),
+        packed=refitted,
+    )
+
+
+def comparing_with_null(shape: Shape) -> Load:
+    """Spectrum of one head, and of its random heads: a QR of [D, 2H], a product with [D, D], an eigenproblem of 2H."""
+    d, f = float(shape.d_model), 2.0 * shape.d_head
+    return Load(float64=NULL_DRAWS * (4 * d * f**2 + 2 * d**2 * f + 20 * f**3))
+
+
+def scoring_kin(vocab_size: int, width: int, kin: int) -> Load:
+    """Scores of every token to its kin."""
+    return Load(values=0.5 * vocab_size * kin * width)

@@ -1,0 +1,179 @@
+"""Shapes of models, as far as they decide what a run takes: those that are computed, and some that are planned only."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+_GATED = ("gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3")
+"""Architectures, by their `model_type`, that are planned only; their MLPs have a gate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Sizes of a transformer."""
+
+    name: str
+    n_layers: int
+    n_heads: int
+    """Query heads of a layer; each is one head of a scan."""
+    d_model: int
+    d_head: int
+    d_mlp: int
+    vocab_size: int
+    n_ctx: int
+    """Positions the model reads."""
+    kv_heads: int | None = None
+    """Key heads of a layer; None = as many as query heads."""
+    mlp_products: int = 2
+    """Matrix products of an MLP block: 2, or 3 with a gate."""
+    positions: int = 0
+    """Rows of a learned positional embedding."""
+    tied: bool = True
+    """Whether the unembedding is the embedding."""
+    computed: bool = False
+    """Whether this project can compute it; otherwise it is planned only."""
+    source: str = ""
+    """Where the sizes come from."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "vocab_size", "n_ctx"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} of shape {self.name} is impossible; give 1 or more")
+
+    @property
+    def heads(self) -> int:
+        """Heads of the model."""
+        return self.n_layers * self.n_heads
+
+    @property
+    def attention_weights(self) -> int:
+        """Weights of a layer's query, key, value and output projections."""
+        kv_heads = self.kv_heads or self.n_heads
+        return 2 * self.d_model * self.d_head * (self.n_heads + kv_heads)
+
+    @property
+    def mlp_weights(self) -> int:
+        """Weights of a layer's MLP."""
+        return self.mlp_products * self.d_model * self.d_mlp
+
+    @property
+    def weights(self) -> int:
+        """Weights of the model, biases and norms left out."""
+        embeddings = self.vocab_size * (1 if self.tied else 2) + self.positions
+        return embeddings * self.d_model + self.n_layers * (self.attention_weights + self.mlp_weights)
+
+    @classmethod
+    def read(cls, path: Path) -> Shape:
+        """The shape of a local checkpoint, from its config.json alone.
+
+        Args:
+            path: a Hugging Face model directory.
+
+        Raises:
+            ValueError: if there is no such configuration, or of an architecture whose shape is not known.
+        """
+        from qkatlas.pipeline.models.checkpoint import Architecture
+
+        try:
+            config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ValueError(f"config.json of {path} cannot be read ({reason}); give a model directory") from error
+        if not isinstance(config, dict):
+            raise ValueError(f"config.json of {path} is not a JSON object; give a model directory")
+        if config.get("model_type") in _GATED:
+            return cls._of_gated(config, path)
+        a = Architecture.from_config(config, str(path))
+        return cls(
+            name=str(path), n_layers=a.n_layers, n_heads=a.n_heads, d_model=a.d_model, d_head=a.d_head, d_mlp=a.d_mlp,
+            vocab_size=a.vocab_size, n_ctx=a.n_ctx, positions=a.n_ctx, tied=a.tied, computed=True, source="config.json",
+        )  # fmt: skip
+
+    @classmethod
+    def _of_gated(cls, config: dict[str, Any], path: Path) -> Shape:
+        def size(name: str, default: int | None = None) -> int:
+            value = config.get(name, default)
+            if not isinstance(value, int):
+                raise ValueError(f"{name} in config.json of {path} is {value!r}; give a whole number")
+            return value
+
+        d_model, n_heads = size("hidden_size"), size("num_attention_heads")
+        return cls(
+            name=str(path), n_layers=size("num_hidden_layers"), n_heads=n_heads, d_model=d_model,
+            d_head=size("head_dim", d_model // max(n_heads, 1)), d_mlp=size("intermediate_size"),
+            vocab_size=size("vocab_size"), n_ctx=size("max_position_embeddings"), mlp_products=3,
+            kv_heads=size("num_key_value_heads", n_heads), source="config.json",
+            tied=bool(config.get("tie_word_embeddings", config["model_type"].startswith("gemma"))),
+        )  # fmt: skip
+
+
+def find_shape(name: str) -> Shape:
+    """The shape that `--model` names; no weights are read, made or downloaded.
+
+    Args:
+        name: a preset, `planted[-small|-tiny]`, or a model directory.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    from qkatlas.jobs.inputs.resolve import PLANTED
+
+    if name in PRESETS:
+        return PRESETS[name]
+    if name in PLANTED:
+        from qkatlas.pipeline.planted.checkpoint import SHAPES
+
+        planted = SHAPES[PLANTED[name]]
+        return Shape(
+            name=name, n_layers=planted.n_layer, n_heads=planted.n_head, d_model=planted.d_model,
+            d_head=planted.d_model // planted.n_head, d_mlp=4 * planted.d_model, vocab_size=planted.n_vocab,
+            n_ctx=planted.n_ctx, positions=planted.n_ctx, computed=True, source="the planted design",
+        )  # fmt: skip
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        raise ValueError(
+            f"--model {name!r} is neither a directory nor a known shape; name one of "
+            f"{', '.join([*PLANTED, *PRESETS])}, or a directory with config.json"
+        )
+    return Shape.read(path)
+
+
+def _gpt2(name: str, *, n_layers: int, n_heads: int, d_model: int) -> Shape:
+    return Shape(
+        name=name, n_layers=n_layers, n_heads=n_heads, d_model=d_model, d_head=64, d_mlp=4 * d_model,
+        vocab_size=50257, n_ctx=1024, positions=1024, computed=True, source=f"openai-community/{name} config.json",
+    )  # fmt: skip
+
+
+def _gemma_2(name: str, **sizes: Any) -> Shape:
+    return Shape(
+        name=name, **sizes, d_head=256, vocab_size=256000, n_ctx=8192, mlp_products=3,
+        source=f"google/{name} config.json",
+    )  # fmt: skip
+
+
+_LLAMA_3_8B = Shape(
+    name="llama-3-8b", n_layers=32, n_heads=32, kv_heads=8, d_model=4096, d_head=128, d_mlp=14336, vocab_size=128256,
+    n_ctx=8192, mlp_products=3, tied=False, source="meta-llama/Meta-Llama-3-8B config.json",
+)  # fmt: skip
+
+PRESETS = {
+    shape.name: shape
+    for shape in (
+        _gpt2("gpt2", n_layers=12, n_heads=12, d_model=768),
+        _gpt2("gpt2-medium", n_layers=24, n_heads=16, d_model=1024),
+        _gpt2("gpt2-large", n_layers=36, n_heads=20, d_model=1280),
+        _gpt2("gpt2-xl", n_layers=48, n_heads=25, d_model=1600),
+        _LLAMA_3_8B,
+        replace(
+            _LLAMA_3_8B, name="llama-3-70b", n_layers=80, n_heads=64, d_model=8192, d_mlp=28672,
+            source="meta-llama/Meta-Llama-3-70B config.json",
+        ),
+        _gemma_2("gemma-2-2b", n_layers=26, n_heads=8, kv_heads=4, d_model=2304, d_mlp=9216),
+        _gemma_2("gemma-2-9b", n_layers=42, n_heads=16, kv_heads=8, d_model=3584, d_mlp=14336),
+    )
+}  # fmt: skip
+"""Shapes by the name of their checkpoint, as its configuration on the Hugging Face hub gives them."""

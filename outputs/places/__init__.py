@@ -1,0 +1,1 @@
+"""Where files lie: folders of a disk and of object stores."""

@@ -1,0 +1,194 @@
+"""Folders that hold runs or are one: on a disk, or in an object store."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeVar
+
+import pyarrow.fs
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+
+class Log(Protocol):
+    """Lines that one driver after the other adds to; its text is where it lies."""
+
+    def exists(self) -> bool:
+        """Whether there is any line."""
+        ...
+
+    def append(self, line: bytes) -> None:
+        """Add a line; it survives a power cut once this returns.
+
+        Raises:
+            OSError: if it cannot be written; the lines before it stay.
+        """
+        ...
+
+    def lines(self) -> list[bytes]:
+        """All lines, oldest first; one that was torn while it was written may be among them."""
+        ...
+
+
+class Folder(Protocol):
+    """A folder, and what a run does with it; pickled as its place alone.
+
+    Paths are relative to it, with forward slashes. What cannot be read or written is an OSError; what is not there a
+    FileNotFoundError.
+    """
+
+    threads: int
+    """Files that are best read at the same time."""
+    sizes_suffice: bool
+    """Whether a file of the right size is the one that was written, so that only `verify` and a resume read it again:
+    objects appear whole or not at all, and no process keeps one open to change it."""
+
+    @property
+    def name(self) -> str:
+        """Its last name."""
+        ...
+
+    @property
+    def parent(self) -> Folder:
+        """The folder it lies in."""
+        ...
+
+    @property
+    def filesystem(self) -> pyarrow.fs.FileSystem:
+        """What Arrow opens it with."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """What it is called there."""
+        ...
+
+    def __truediv__(self, path: str) -> Folder:
+        """A folder or file in it."""
+        ...
+
+    def require_reachable(self) -> None:
+        """Find out within seconds whether the store answers.
+
+        Raises:
+            OSError: if it does not, or refuses.
+        """
+        ...
+
+    def folders(self) -> Sequence[Folder]:
+        """The folders in it, by name; none if it is not there.
+
+        Raises:
+            NotADirectoryError: if it is a file.
+        """
+        ...
+
+    def files(self) -> dict[str, int]:
+        """Sizes in bytes of all files below it by their paths, from one listing.
+
+        Files and folders whose names begin with a dot or an underscore are left out, as table readers do.
+        """
+        ...
+
+    def size(self, path: str) -> int | None:
+        """Bytes of a file; None if there is none."""
+        ...
+
+    def read(self, path: str) -> bytes:
+        """A file's content."""
+        ...
+
+    def sha256(self, path: str) -> str:
+        """Hash of a file's content, read piece by piece."""
+        ...
+
+    def write(self, path: str, content: bytes) -> None:
+        """Put a file in place, whole or not at all; an earlier one is replaced."""
+        ...
+
+    def move(self, path: str, target: str) -> None:
+        """Give a file another path in this folder."""
+        ...
+
+    def clear_leftovers(self) -> list[str]:
+        """Remove what killed writers left.
+
+        Returns:
+            What stands in the way where a table's file belongs.
+        """
+        ...
+
+    def discard(self, path: str) -> None:
+        """Remove all below a path, as far as that is possible."""
+        ...
+
+    def log(self, path: str) -> Log:
+        """The log of that path."""
+        ...
+
+    def exclusive(self, path: str) -> AbstractContextManager[Callable[[bool], None]]:
+        """Be the one driver of this folder.
+
+        Args:
+            path: folder that remembers who it is.
+
+        Returns:
+            Called with whether to ask the store, it raises OSError if another driver may have taken over.
+
+        Raises:
+            RunIsBusyError: if another driver is at it.
+            OSError: if the folder cannot be written.
+        """
+        ...
+
+    def is_driven(self, path: str) -> bool:
+        """Whether a driver is at it, by what `exclusive` remembers at that path."""
+        ...
+
+    def pandas_arguments(self, path: str) -> str:
+        """Arguments of `pandas.read_parquet` for a table in it, as Python source; they may name `pyarrow.fs`."""
+        ...
+
+
+def open_folder(place: str | os.PathLike[str] | Folder) -> Folder:
+    """The folder that a user names; nothing is read or written.
+
+    Args:
+        place: a path, `file://`, `s3://bucket/prefix` or `gs://bucket/prefix`, or a folder that is open already.
+
+    Raises:
+        ValueError: if its scheme is not supported, or the URI is wrong.
+    """
+    from qkatlas.outputs.places.local_folder import LocalFolder
+    from qkatlas.outputs.places.object_folder import ObjectFolder
+
+    if isinstance(place, (LocalFolder, ObjectFolder)):
+        return place
+    text = os.fspath(place)  # type: ignore[arg-type]  # mypy cannot tell that the two are all there are
+    scheme, separator, rest = text.partition("://")
+    if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+        return LocalFolder(text)
+    if scheme == "file":
+        if not rest.startswith("/"):
+            raise ValueError(f"{text} names a host; write file:///path, or the path alone")
+        return LocalFolder(rest)
+    if scheme in ObjectFolder.SCHEMES:
+        return ObjectFolder(text)
+    raise ValueError(f"{scheme}:// is not supported; name a folder, s3://bucket/prefix or gs://bucket/prefix")
+
+
+def side_by_side(folder: Folder, function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
+    """Call a function that reads files for each item, as many at a time as is best for the folder.
+
+    Returns:
+        What it returned, in the order of the items.
+    """
+    if folder.threads == 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(folder.threads) as pool:
+        return list(pool.map(function, items))

@@ -1,0 +1,1 @@
+"""Runs: plan, journal, parts, manifest, and how they are read."""

@@ -1,0 +1,173 @@
+"""Parts: the Parquet files of a table, written whole or not at all, and known by their size and hash."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from qkatlas.outputs.places.folder import Folder, side_by_side
+
+OTHER_CONTENT = "has other content than was committed"
+
+
+class DamagedPartError(OSError):
+    """A part's file is not the one that was committed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One committed file of a run, as its manifest lists it."""
+
+    path: str
+    """Path inside the run folder, with forward slashes."""
+    rows: int
+    bytes: int
+    sha256: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The part as a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Part:
+        """Read a part from the object that `as_json` made.
+
+        Raises:
+            KeyError, TypeError: if a field is missing or of another kind.
+            ValueError: if the path leads out of the run folder.
+        """
+        part = cls(path=entry["path"], rows=entry["rows"], bytes=entry["bytes"], sha256=entry["sha256"])
+        if not (isinstance(part.path, str) and isinstance(part.rows, int) and isinstance(part.bytes, int)):
+            raise TypeError(f"{entry!r} does not describe a part")
+        if part.path.startswith("/") or ".." in part.path.split("/"):
+            raise ValueError(f"{part.path!r} leads out of the run folder")
+        return part
+
+
+def faults(folder: Folder, parts: Sequence[Part], *, hashed: bool = True) -> dict[str, str]:
+    """What is wrong with the files of some parts, by path; empty if they are exactly those that were committed.
+
+    Args:
+        folder: run folder.
+        parts: the parts.
+        hashed: whether their content is read, too.
+
+    Raises:
+        OSError: if an object store does not answer, which says nothing of the parts.
+    """
+    sizes = folder.files() if parts else {}
+
+    def fault(part: Part) -> str | None:
+        try:
+            with _reading(part):
+                if part.path not in sizes:
+                    raise FileNotFoundError(part.path)
+                _require_same(part, sizes[part.path], lambda: folder.sha256(part.path) if hashed else part.sha256)
+        except DamagedPartError as error:
+            return str(error)
+        return None
+
+    found = zip(parts, side_by_side(folder, fault, parts), strict=True)
+    return {part.path: text for part, text in found if text is not None}
+
+
+def read_part(folder: Folder, part: Part) -> bytes:
+    """A part's content, found to be what was committed.
+
+    Args:
+        folder: run folder.
+        part: the part.
+
+    Raises:
+        DamagedPartError: if it is not.
+        OSError: if an object store does not answer, which says nothing of the part.
+    """
+    with _reading(part):
+        content = folder.read(part.path)
+    _require_same(part, len(content), lambda: hashlib.sha256(content).hexdigest())
+    return content
+
+
+@contextmanager
+def _reading(part: Part) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DamagedPartError(f"{part.path} is missing") from error
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise DamagedPartError(f"{part.path} cannot be read: {error}") from error
+
+
+def _require_same(part: Part, size: int, digest: Callable[[], str]) -> None:
+    if size != part.bytes:
+        raise DamagedPartError(f"{part.path} has {size} bytes instead of {part.bytes}")
+    if digest() != part.sha256:
+        raise DamagedPartError(f"{part.path} {OTHER_CONTENT}")
+
+
+def partition(table: str, layer: int, head: int, index: int) -> str:
+    """Path of a head's part inside the run folder, in hive form, for `write_part`."""
+    return f"{table}/layer={layer}/head={head}/part-{index:05d}.parquet"
+
+
+def layer_partition(table: str, layer: int, index: int) -> str:
+    """Path of a part that a layer's heads share: `kin/layer=1/part-00003.parquet`."""
+    return f"{table}/layer={layer}/part-{index:05d}.parquet"
+
+
+def write_part(folder: Folder, path: str, table: pa.Table) -> Part:
+    """Write a table as one Parquet file whose name ends with the beginning of its hash.
+
+    The bytes depend on the table alone, so that a repeated write puts the same file in place of itself; two
+    attempts at a shard with other results, as from two kinds of processor, never touch each other's files.
+
+    Args:
+        folder: run folder.
+        path: path inside it, to which the hash is added: `topk/part-00003.parquet` becomes
+            `topk/part-00003-1f2e3d4c5b6a.parquet`.
+        table: the rows.
+
+    Returns:
+        What was written.
+
+    Raises:
+        OSError: if the file cannot be written; nothing is left under its name or any other.
+    """
+    content = _encoded(table)
+    digest = hashlib.sha256(content).hexdigest()
+    return _write(folder, f"{path.removesuffix('.parquet')}-{digest[:12]}.parquet", table, content)
+
+
+def write_table(folder: Folder, path: str, table: pa.Table) -> Part:
+    """Write a table of the whole run under just this name, which only a driver does; see `write_part`."""
+    return _write(folder, path, table, _encoded(table))
+
+
+def _encoded(table: pa.Table) -> bytes:
+    # A dictionary of scores, of which hardly two are equal, makes files a third larger and takes three times as long.
+    leaves = map(_leaf, table.schema)
+    repeating = [path for path, kind in leaves if not pa.types.is_floating(kind)]
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", use_dictionary=repeating)
+    return buffer.getvalue()
+
+
+def _leaf(field: pa.Field) -> tuple[str, pa.DataType]:
+    """A column's path in the file, and what it holds."""
+    if pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type):
+        return f"{field.name}.list.element", field.type.value_type
+    return field.name, field.type
+
+
+def _write(folder: Folder, path: str, table: pa.Table, content: bytes) -> Part:
+    folder.write(path, content)
+    return Part(path=path, rows=table.num_rows, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())

@@ -1,0 +1,132 @@
+"""Reading a finished run's tables as its manifest lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from qkatlas.outputs.places.folder import side_by_side
+from qkatlas.outputs.runs.part import DamagedPartError, Part, read_part
+from qkatlas.outputs.runs.run import Run
+from qkatlas.outputs.runs.store import remedy
+
+_HIVE = ds.partitioning(pa.schema([("layer", pa.int32()), ("head", pa.int32())]), flavor="hive")
+_LARGEST = 2**31 - 1
+
+
+def read_rows(run: Run, table: str, token_ids: Sequence[int]) -> pa.Table:
+    """The rows of some tokens.
+
+    Args:
+        run: a finished run.
+        table: `topk`, `self` or another partitioned table.
+        token_ids: the query tokens.
+
+    Returns:
+        Their rows with the partition columns layer and head, in order of layer, head and token.
+
+    Raises:
+        ValueError: if the run is not finished or has no such table.
+    """
+    manifest = run.manifest()
+    if manifest is None:
+        raise ValueError(f"run {run.folder.name} is not finished; submit the same request again to finish it")
+    place = run.folder.path
+    files = [f"{place}/{part.path}" for part in manifest["parts"] if part.path.startswith(f"{table}/")]
+    if not files:
+        raise ValueError(f"run {run.folder.name} has no table {table!r}")
+    dataset = ds.dataset(
+        files, filesystem=run.folder.filesystem, partitioning=_HIVE, partition_base_dir=f"{place}/{table}"
+    )
+    rows = dataset.to_table(filter=pc.field("token_id").isin(list(token_ids)))
+    return rows.sort_by([("layer", "ascending"), ("head", "ascending"), ("token_id", "ascending")])
+
+
+def table_names(run: Run) -> set[str]:
+    """Names of the tables of a finished run, such as `topk` and `heads`; none if it is not finished."""
+    manifest = run.manifest()
+    return set() if manifest is None else {_table_of(part) for part in manifest["parts"]}
+
+
+def read_whole(run: Run, table: str) -> pa.Table:
+    """A whole table of a finished run, once its files are found to be those that were committed.
+
+    Args:
+        run: the run.
+        table: `topk`, `heads` or another of its tables.
+
+    Returns:
+        Its rows, one part after the other, with its partition columns, such as layer and head: int32 where all
+        values are numbers, else string.
+
+    Raises:
+        ValueError: if the run is not finished, has no such table, or a file of it is damaged.
+    """
+    manifest = run.manifest()
+    if manifest is None:
+        raise ValueError(f"run {run.folder.name} is not finished; submit the same request again to finish it")
+    parts = [part for part in manifest["parts"] if _table_of(part) == table]
+    # A table of one file may have rows of finer grain in a folder of its name.
+    single = [part for part in parts if part.path == f"{table}.parquet"]
+    parts = single or parts
+    if not parts:
+        raise ValueError(f"run {run.folder.name} has no table {table!r}")
+    contents = side_by_side(run.folder, lambda part: _content(run, part), parts)
+    tables = [pq.read_table(pa.BufferReader(content)) for content in contents]
+    # Partition columns come from the folders below the table's own, whatever the folders above it are called.
+    keys = [dict(name.split("=", 1) for name in part.path.split("/")[1:-1] if "=" in name) for part in parts]
+    for key in keys[0]:
+        values = [values[key] for values in keys]
+        numeric = all(value.isdecimal() and int(value) <= _LARGEST for value in values)
+        for number, value in enumerate(values):
+            cell = pa.scalar(int(value), pa.int32()) if numeric else pa.scalar(value)
+            tables[number] = tables[number].append_column(key, pa.repeat(cell, len(tables[number])))
+    return pa.concat_tables(tables)
+
+
+def _content(run: Run, part: Part) -> bytes:
+    """A part's bytes, found to be those that were committed."""
+    try:
+        return read_part(run.folder, part)
+    except DamagedPartError as error:
+        fault = str(error)
+        raise ValueError(f"run {run.folder.name} is damaged: {fault}; {remedy(run, [fault])}") from error
+
+
+def _table_of(part: Part) -> str:
+    return part.path.partition("/")[0].removesuffix(".parquet")
+
+
+def read_parts(run: Run, parts: Sequence[Part]) -> pa.Table:
+    """The rows of some parts, one part after the other, without partition columns.
+
+    Args:
+        run: the run, finished or not.
+        parts: at least one of its parts.
+
+    Returns:
+        Their rows.
+    """
+    contents = side_by_side(run.folder, lambda part: run.folder.read(part.path), parts)
+    return pa.concat_tables([pq.read_table(pa.BufferReader(content)) for content in contents])
+
+
+def list_matrix(table: pa.Table, column: str) -> np.ndarray:
+    """A column of lists of one length as a matrix.
+
+    Args:
+        table: the table.
+        column: its column of a fixed-size list type.
+
+    Returns:
+        One row a list.
+    """
+    lists = table[column].combine_chunks()
+    # Not `.values`, which forgets the offset of a slice.
+    values: np.ndarray = lists.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(lists), lists.type.list_size)

@@ -1,0 +1,279 @@
+"""A run folder: its plan, its journal, its tables, and the manifest that is written last.
+
+<out>/<job>-<run id>/
+    manifest.json            only in a finished run; readers follow it
+    tokens.parquet, topk/layer=L/head=N/part-*.parquet, ...
+    _state/plan.json         the shards, fixed at the first submission
+    _state/receipts.jsonl    the shards committed so far; objects _state/receipts/ in a store
+    _state/failures.log      tracebacks of shards that could not be computed
+    _state/quarantine/       damaged files, and files among the tables that the run did not write
+    _state/lock              objects _state/drivers/ in a store
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pyarrow as pa
+
+from qkatlas.outputs.places.folder import Folder, Log, open_folder
+from qkatlas.outputs.runs.identity import run_id
+from qkatlas.outputs.runs.journal import Journal, Receipt
+from qkatlas.outputs.runs.part import Part, faults, write_table
+from qkatlas.outputs.runs.shard import Shard
+
+_STATE = "_state"
+_PLAN = f"{_STATE}/plan.json"
+_MANIFEST = "manifest.json"
+
+FORMAT = 1
+"""Version of the manifest's own layout."""
+
+
+class DamagedRunError(ValueError):
+    """A file that a run keeps of itself cannot be read."""
+
+
+class Run:
+    """One run on disk or in an object store. Opening it reads and writes nothing.
+
+    Args:
+        folder: where it lies.
+
+    Attributes:
+        folder: the same, opened.
+        failure_log: where tracebacks of failed shards are kept.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | Folder) -> None:
+        self.folder = open_folder(folder)
+        self.failure_log: Log = self.folder.log(f"{_STATE}/failures.log")
+        self._journal = Journal(self.folder.log(f"{_STATE}/receipts.jsonl"))
+        self._sound: dict[str, Receipt] = {}
+        self._require_driving: Callable[[bool], None] = lambda ask: None
+
+    def exists(self) -> bool:
+        """Whether the folder holds a run, finished or not."""
+        return any(self.folder.size(path) is not None for path in (_PLAN, _MANIFEST))
+
+    def is_running(self) -> bool:
+        """Whether a driver computes it now."""
+        return self.folder.is_driven(_STATE)
+
+    def manifest(self) -> dict[str, Any] | None:
+        """The manifest, or None while the run is not finished.
+
+        Raises:
+            DamagedRunError: if the file is there but is no manifest of a whole run.
+        """
+        manifest = self._read(_MANIFEST)
+        if manifest is not None:
+            try:
+                manifest["parts"] = [Part.from_json(part) for part in manifest["parts"]]
+                shards = [Shard.from_json(shard) for shard in manifest["shards"]]
+                if manifest["run_id"] != run_id(manifest) or not manifest["parts"] or not shards:
+                    raise ValueError("it is not that of a whole run")
+            except (ValueError, KeyError, TypeError) as error:
+                raise self._damaged(_MANIFEST, repr(error)) from error
+        return manifest
+
+    def plan(self) -> dict[str, Any] | None:
+        """What was asked for: job, run id, request, model and shards; None if the folder holds no plan.
+
+        Raises:
+            DamagedRunError: if the file is there but is no plan.
+        """
+        plan = self._read(_PLAN)
+        if plan is not None:
+            try:
+                plan["shards"] = [Shard.from_json(shard) for shard in plan["shards"]]
+                if plan["run_id"] != run_id(plan):
+                    raise ValueError("its run id does not follow from its request")
+            except (ValueError, KeyError, TypeError) as error:
+                raise self._damaged(_PLAN, repr(error)) from error
+        return plan
+
+    def _read(self, path: str) -> dict[str, Any] | None:
+        try:
+            content = json.loads(self.folder.read(path).decode())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, IsADirectoryError) as error:
+            raise self._damaged(path, str(error)) from error
+        if not isinstance(content, dict):
+            raise self._damaged(path, "it is no JSON object")
+        return content
+
+    def _damaged(self, path: str, reason: str) -> DamagedRunError:
+        return DamagedRunError(f"{self.folder / path} is damaged ({reason}); submit the request again")
+
+    @contextmanager
+    def driving(self) -> Iterator[None]:
+        """Be the one driver of this run while the block lasts.
+
+        Raises:
+            RunIsBusyError: if another driver is at it.
+            OSError: if the folder cannot be made.
+        """
+        with self.folder.exclusive(_STATE) as self._require_driving:
+            self._set_aside(self.folder.clear_leftovers())
+            try:
+                yield
+            except ValueError:
+                # A request that came to nothing leaves nothing.
+                if self.folder.size(_MANIFEST) is None and not self._journal.exists():
+                    self.folder.discard(_STATE)
+                raise
+
+    def plan_or_load(
+        self, request: Mapping[str, Any], shards: Sequence[Shard], covers: Callable[[Sequence[Shard]], bool]
+    ) -> list[Shard]:
+        """Fix the plan at the first submission; afterwards the stored one holds.
+
+        Args:
+            request: what identifies the run, with its `run_id`.
+            shards: the plan to store if there is none, or if the stored one is damaged.
+            covers: whether shards are a whole plan of the job.
+
+        Returns:
+            The shards of the run.
+        """
+        try:
+            stored = self.plan()
+        except DamagedRunError:
+            stored = None
+        if stored is not None and stored["run_id"] == request["run_id"] and covers(stored["shards"]):
+            return list(stored["shards"])
+        # Shards are named by what they cover, so that receipts of another plan never stand for these.
+        self._set_aside([_PLAN])
+        plan = {"format": FORMAT, **request, "shards": [shard.as_json() for shard in shards]}
+        self.folder.write(_PLAN, _json_bytes(plan))
+        return list(shards)
+
+    def missing(self, shards: Sequence[Shard], *, hashed: bool = True) -> list[Shard]:
+        """The shards that still have to be computed.
+
+        A shard is there if it has a receipt, every part it may name is on disk with that size and hash, and it was
+        computed from the same inputs as the newest shard of its group.
+
+        Args:
+            shards: the plan.
+            hashed: whether the parts' content is read, too.
+
+        Returns:
+            The others, in the plan's order.
+        """
+        receipts = self._journal.read()
+        groups = {shard.name: shard.group for shard in shards}
+        newest = {groups[name]: receipt.inputs for name, receipt in receipts.items() if name in groups}
+        fit = {
+            shard.name: receipts[shard.name]
+            for shard in shards
+            if shard.name in receipts and receipts[shard.name].inputs == newest[shard.group]
+        }
+        # Each file is hashed once a driver; the commit looks at all of them once more.
+        unseen = {name: receipt for name, receipt in fit.items() if self._sound.get(name) != receipt}
+        bad = faults(self.folder, [part for receipt in unseen.values() for part in receipt.parts], hashed=hashed)
+        self._sound = {
+            name: receipt
+            for name, receipt in fit.items()
+            if name not in unseen or not any(part.path in bad for part in receipt.parts)
+        }
+        return [shard for shard in shards if shard.name not in self._sound]
+
+    def record(self, receipt: Receipt) -> None:
+        """Commit a shard whose parts were just written.
+
+        Raises:
+            OSError: if the receipt cannot be written, or another driver may have taken the run over.
+        """
+        self._require_driving(False)
+        self._journal.append(receipt)
+        self._sound[receipt.shard] = receipt
+
+    def note_failure(self, shard: str, trace: str) -> None:
+        """Keep the traceback of a shard that could not be computed, as far as the disk allows.
+
+        Raises:
+            OSError: if another driver may have taken the run over, as when its store is gone for good.
+        """
+        self._require_driving(False)
+        with suppress(OSError):  # a full disk is often the very failure; the caller lists the shard in any case
+            self.failure_log.append(f"shard {shard}\n{trace.rstrip()}\n".encode())
+
+    def receipts(self) -> dict[str, Receipt]:
+        """The receipts of the shards found sound or recorded by this driver, by the shard's name."""
+        return dict(self._sound)
+
+    def write_table(self, path: str, table: pa.Table) -> Part:
+        """Write a table of the whole run, such as `tokens.parquet`.
+
+        Raises:
+            OSError: if it cannot be written, or another driver may have taken the run over.
+        """
+        self._require_driving(False)
+        return write_table(self.folder, path, table)
+
+    def commit(self, request: Mapping[str, Any], shards: Sequence[Shard], tables: Sequence[Part], **more: Any) -> None:
+        """Finish the run: look at every part once more, set strange files aside, write the manifest last.
+
+        Args:
+            request: what identifies the run.
+            shards: the plan, all of it recorded.
+            tables: parts written by the driver itself.
+            more: further entries, such as `provenance`.
+
+        Raises:
+            OSError: if a part changed since it was recorded, the manifest cannot be written, or another driver may
+                have taken the run over.
+        """
+        receipts = [self._sound[shard.name] for shard in shards]
+        parts = [*tables, *(part for receipt in receipts for part in receipt.parts)]
+        found = list(faults(self.folder, parts, hashed=not self.folder.sizes_suffice).values())
+        if found:
+            raise OSError(f"{len(found)} parts changed while the run was finished, first: {found[0]}; submit again")
+        self._require_driving(True)
+        self.folder.clear_leftovers()  # of workers that were lost on the way
+        self._set_aside(self.strangers({part.path for part in parts}))
+        manifest = {
+            "format": FORMAT,
+            "status": "complete",
+            **request,
+            "shards": [
+                {**shard.as_json(), "inputs_sha256": receipt.inputs, "measures": dict(receipt.measures)}
+                for shard, receipt in zip(shards, receipts, strict=True)
+            ],
+            "parts": [part.as_json() for part in parts],
+            **more,
+        }
+        self._require_driving(True)
+        self.folder.write(_MANIFEST, _json_bytes(manifest))
+
+    def reopen(self) -> None:
+        """Set aside the manifest of a run whose files are damaged, before they are computed again.
+
+        Raises:
+            OSError: if another driver may have taken the run over, and finished it.
+        """
+        self._require_driving(True)
+        self._set_aside([_MANIFEST])
+
+    def strangers(self, known: set[str]) -> list[str]:
+        """Files among the tables that the run did not write; readers of a whole table would take them for data."""
+        return sorted(
+            path for path in self.folder.files() if ("/" in path or path.endswith(".parquet")) and path not in known
+        )
+
+    def _set_aside(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            with suppress(FileNotFoundError):
+                self.folder.move(path, f"{_STATE}/quarantine/{time.time_ns()}-{path.rpartition('/')[2]}")
+
+
+def _json_bytes(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()

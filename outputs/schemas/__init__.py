@@ -1,0 +1,1 @@
+"""Arrow schemas of all tables, one file a job."""

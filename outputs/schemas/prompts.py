@@ -1,0 +1,28 @@
+"""Arrow schema of the prompts that a model was run on."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from qkatlas.outputs.schemas.field import field
+
+
+def prompts(length: int) -> pa.Schema:
+    """Schema of the prompts.
+
+    Args:
+        length: tokens of a prompt, BOS included.
+    """
+    shape = f"[{length}]"
+    return pa.schema(
+        [
+            field("prompt", pa.int32(), "number of the prompt, from 0"),
+            field("token_ids", pa.list_(pa.int32(), length), "its tokens, BOS first", unit="id", shape=shape),
+            field(
+                "categories",
+                pa.list_(pa.int32(), length),
+                "category that each token was drawn from, from 0; BOS's means nothing",
+                shape=shape,
+            ),
+        ]
+    )

@@ -1,0 +1,1 @@
+"""A head's circuit: token states, queries and keys, spectrum, kin, steering."""

@@ -1,0 +1,80 @@
+"""What a head does, in a word, by stated thresholds on the columns of its row.
+
+The thresholds lie between what planted heads reach and what heads of random weights do not. Of the latter one was seen
+with a kin z of 0.43 (8 dimensions a head) and one with a BOS share of 0.43; none had a behaviour above 0.15
+(`python -m benchmarks.labels`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qkatlas.pipeline.circuit.kin import KIN
+
+NONE = "none"
+
+BEHAVIOUR_SHARE = 0.3
+"""Mean attention from which a head is named after a behaviour on repeats or the token before. A head that finds every
+occurrence of the query's token gives the earlier one 0.5, for the query itself is another."""
+
+BOS_SHARE = 0.8
+"""Mean attention to BOS from which a head is a sink: higher, since any head may rest on BOS where nothing fits."""
+
+KIN_Z = 0.5
+"""Mean kin z from which a head prefers look-alikes, in standard deviations of a row."""
+
+SELF_Z = 0.75
+"""Mean self z below whose negative a head dislikes the token itself."""
+
+SELF_RANK_SHARE = 0.2
+"""Mean rank of the token itself, as a share of the vocabulary, from which a head that prefers kin suppresses the token.
+A random head has 0.5; a head that just prefers its kin has the token itself among the first."""
+
+
+def label(row: Mapping[str, Any], vocab_size: int) -> str:
+    """Name a head.
+
+    The first rule that holds gives the name; those with kin need a vocabulary of 160 tokens or more:
+
+    - `self-suppressing semantic`: kin_z_mean >= 0.5, the suppression index's interval above 0, and self_rank_mean at
+      least 0.2 of the vocabulary;
+    - `previous-token`, `duplicate-token`, `induction`: their score (for induction also the one after 4 tokens) >= 0.3,
+      the highest of these first;
+    - `semantic`: kin_z_mean >= 0.5;
+    - `anti-self`: self_z_mean <= -0.75;
+    - `BOS sink`: bos_share >= 0.8.
+
+    Args:
+        row: columns of `heads.parquet`; a column that is None or absent names nothing.
+        vocab_size: V.
+
+    Returns:
+        The name, or `none`.
+    """
+
+    def at_least(name: str, threshold: float) -> bool:
+        value = row.get(name)
+        return value is not None and value >= threshold
+
+    # Where a tenth of the vocabulary are kin, they are no look-alikes.
+    prefers_kin = at_least("kin_z_mean", KIN_Z) and vocab_size >= 10 * KIN
+    suppresses = at_least("self_rank_mean", SELF_RANK_SHARE * vocab_size)
+    if prefers_kin and suppresses and (row.get("suppression_index_low") or 0.0) > 0:
+        return "self-suppressing semantic"
+    behaviours = {
+        "previous-token": row.get("previous_token_score"),
+        "duplicate-token": row.get("duplicate_token_score"),
+        "induction": max(
+            (row[name] for name in ("induction_score", "prefix_induction_score_4") if row.get(name) is not None),
+            default=None,
+        ),
+    }
+    known = {name: score for name, score in behaviours.items() if score is not None and score >= BEHAVIOUR_SHARE}
+    if known:
+        return max(known, key=lambda name: known[name])
+    if prefers_kin:
+        return "semantic"
+    if row.get("self_z_mean") is not None and row["self_z_mean"] <= -SELF_Z:
+        return "anti-self"
+    return "BOS sink" if at_least("bos_share", BOS_SHARE) else NONE

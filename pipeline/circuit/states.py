@@ -1,0 +1,179 @@
+"""Token states: the residual stream that enters a layer's attention, for each vocabulary token on its own.
+
+Every product here is taken over fixed blocks of rows, each on one thread. The bits of a state therefore depend on
+the weights and the processor's arithmetic, and not on how many threads or workers a run was given.
+
+Shapes: V tokens, D model, R rows of one block, L layers, P prompts, T positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch.nn import functional
+
+from qkatlas.pipeline.models.blocks import for_blocks
+from qkatlas.pipeline.models.forward import Forward, Hook, for_batches, prompt_batches
+from qkatlas.pipeline.models.layers import attention_after_bos, attention_at_bos, mlp
+from qkatlas.pipeline.models.weights import ModelWeights, Weights
+from qkatlas.pipeline.text.prompts import REFERENCE, random_tokens
+
+STATES = ("mlp", "mean", "bos")
+"""Ways to take token states (`--states`)."""
+
+REFERENCE_PROMPTS, REFERENCE_LENGTH = 32, 64
+"""The fixed set of prompts behind the states `mean`; shorter ones where the model or its vocabulary is smaller."""
+
+
+class TokenStates:
+    """The states of some tokens, taken from layer to layer.
+
+    - `mlp`: X_0 = W_E and X_{l+1} = X_l + MLP_l(LN2_l(X_l)): no position, no attention, so that X_1 is the post's
+      E = W_E + MLP_0(LN(W_E)).
+    - `mean`: the same with the mean of W_pos in X_0, and in front of each MLP the mean output of the layer's attention
+      over the reference prompts.
+    - `bos`: the exact forward pass on [BOS, token], read at the token.
+
+    Attributes:
+        layer: the layer whose attention reads the states.
+        values_VD: float32 [V, D], the states; a new array for every layer.
+
+    Args:
+        weights: the model.
+        kind: one of STATES.
+        token_ids: the tokens; None = the whole vocabulary, in its order.
+        attention_means_LD: for `mean`: `attention_means` of all layers that will be passed.
+        threads: threads to use; no state depends on it.
+
+    Raises:
+        ValueError: if the kind is `bos` and the model has no BOS, or reads one position only.
+
+    Source:
+        "The Self-Hating Attention Head" (2025), part 1, generalised to any layer.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        kind: str,
+        *,
+        token_ids: Sequence[int] | None = None,
+        attention_means_LD: Float32[np.ndarray, "L D"] | None = None,
+        threads: int,
+    ) -> None:
+        assert kind in STATES, kind
+        self.layer = 0
+        self._weights = weights
+        self._kind = kind
+        self._means_LD = attention_means_LD
+        self._threads = threads
+        embedding_VD = weights.tensor("wte.weight")
+        self.values_VD: Float32[np.ndarray, "V D"] = embedding_VD if token_ids is None else embedding_VD[token_ids]
+        if kind == "mean":
+            position_D = weights.tensor("wpe.weight").mean(axis=0, dtype=np.float64)
+            self.values_VD = self.values_VD + position_D.astype(np.float32)
+        if kind == "bos":
+            if weights.architecture.n_ctx < 2:
+                raise ValueError("--states bos needs two positions, and the model reads one; use --states mlp")
+            first_D, second_D = weights.tensor("wpe.weight")[:2]
+            self._bos_1D = embedding_VD[[weights.architecture.require_bos()]] + first_D
+            self.values_VD = self.values_VD + second_D
+
+    def advance_to(self, layer: int) -> Float32[np.ndarray, "V D"]:
+        """Go on to a layer, this one or a later one, and return its states."""
+        while self.layer < layer:
+            self._pass_layer()
+        return self.values_VD
+
+    def _pass_layer(self) -> None:
+        add_mlp = mlp(self._weights, self.layer)
+        if self._kind == "bos":
+            add_attention = attention_after_bos(self._weights, self.layer, self._bos_1D)
+        values_VD = self.values_VD.copy()  # workers may still read the old ones
+
+        def pass_rows(rows: slice) -> None:
+            x_RD = torch.from_numpy(values_VD[rows])
+            if self._kind == "mean":
+                assert self._means_LD is not None, "the states `mean` stand on the means of the attention"
+                x_RD += torch.from_numpy(self._means_LD[self.layer])
+            if self._kind == "bos":
+                x_RD += add_attention(x_RD)
+            x_RD += add_mlp(x_RD)
+
+        for_blocks(len(values_VD), pass_rows, self._threads)
+        if self._kind == "bos":
+            bos_1D = torch.from_numpy(self._bos_1D)
+            bos_1D = bos_1D + attention_at_bos(self._weights, self.layer)(bos_1D)
+            self._bos_1D = (bos_1D + add_mlp(bos_1D)).numpy()
+        self.values_VD = values_VD
+        self.layer += 1
+
+
+def attention_means(
+    weights: ModelWeights, ordinary: Sequence[int], layers: int, *, threads: int
+) -> Float32[np.ndarray, "L D"]:
+    """Mean output of the attention of the first layers over the reference prompts, BOS left out.
+
+    The prompts are random ordinary tokens after BOS, the same for every run.
+
+    Args:
+        weights: the model.
+        ordinary: token ids to draw from.
+        layers: how many layers, from layer 0.
+        threads: threads to use; the result does not depend on it.
+
+    Returns:
+        float32 [L, D].
+
+    Raises:
+        ValueError: if the model has no BOS, or its vocabulary or context is too small for a prompt.
+    """
+    architecture = weights.architecture
+    bos = architecture.require_bos()
+    length = min(REFERENCE_LENGTH, architecture.n_ctx - 1, len(ordinary))
+    if length < 1:
+        raise ValueError("--states mean needs prompts, and the model has no room or no token for one; use --states mlp")
+    seed = np.random.SeedSequence(0, spawn_key=(REFERENCE,))
+    tokens_PT = random_tokens(np.asarray(ordinary), bos=bos, count=REFERENCE_PROMPTS, length=length, seed=seed)
+
+    def sums(model: Forward, batch_PT: np.ndarray) -> np.ndarray:
+        sum_LD = np.zeros((layers, architecture.d_model))
+
+        def hook_of(layer: int) -> Hook:
+            def add(output_PTD: torch.Tensor) -> None:
+                sum_LD[layer] = output_PTD[:, 1:].double().sum(dim=(0, 1)).numpy()
+
+            return add
+
+        hooks = {f"blocks.{layer}.hook_attn_out": hook_of(layer) for layer in range(layers)}
+        model.run(batch_PT, hooks, stop_at_layer=layers)
+        return sum_LD
+
+    batches = [tokens_PT[rows] for rows in prompt_batches(len(tokens_PT))]
+    total_LD = np.sum(for_batches(weights, batches, sums, threads=threads), axis=0)
+    mean_LD: Float32[np.ndarray, "L D"] = (total_LD / (REFERENCE_PROMPTS * length)).astype(np.float32)
+    return mean_LD
+
+
+def normalise(states_VD: Float32[np.ndarray, "V D"], eps: float, *, threads: int) -> Float32[np.ndarray, "V D"]:
+    """Normalised states N_l: LayerNorm without its weight and bias, taken in float64 and rounded once.
+
+    Args:
+        states_VD: float32 [V, D], the states that enter a layer.
+        eps: the model's LayerNorm epsilon.
+        threads: threads to use; the result does not depend on it.
+
+    Returns:
+        float32 [V, D], each row centred and divided by sqrt(variance + eps).
+    """
+    normalised_VD = np.empty_like(states_VD)
+
+    def normalise_rows(rows: slice) -> None:
+        x_RD = torch.from_numpy(states_VD[rows].astype(np.float64))
+        normalised_VD[rows] = functional.layer_norm(x_RD, x_RD.shape[1:], eps=eps)
+
+    for_blocks(len(states_VD), normalise_rows, threads)
+    return normalised_VD

@@ -1,0 +1,108 @@
+"""A head in one row: means, medians and shares of its self statistics over the vocabulary, with an interval."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qkatlas.pipeline.circuit.spectrum import Spectrum, SpectrumNull
+
+BOOTSTRAP_DRAWS = 1000
+"""Resamples of the tokens behind an interval."""
+
+Float64Array = npt.NDArray[np.float64]
+
+
+def self_summary(
+    self_rank_V: npt.NDArray[np.int32], self_z_V: Float64Array, kin_z_V: Float64Array, seed: np.random.SeedSequence
+) -> dict[str, Any]:
+    """Summarise how a head treats tokens themselves and their kin.
+
+    Args:
+        self_rank_V: rank of each token in its own row, 1 = first.
+        self_z_V: (self score - row mean) / row std; NaN where a row does not vary.
+        kin_z_V: the same of the mean score to the token's kin; NaN where undefined.
+        seed: of the bootstrap; one a head, so that no order of work changes an interval.
+
+    Returns:
+        Column name -> value, None where it is defined for no token. `suppression_index_low` and `_high` bound the
+        middle 95% of the mean over resampled tokens.
+    """
+    index_V = kin_z_V - self_z_V
+    index_V = index_V[~np.isnan(index_V)]
+    low, high = mean_interval(index_V, seed)
+    rank_V = self_rank_V.astype(np.float64)
+    return {
+        "self_rank_mean": float(rank_V.mean()),
+        "self_rank_median": float(np.median(rank_V)),
+        "self_top1_share": float((rank_V <= 1).mean()),
+        "self_top10_share": float((rank_V <= 10).mean()),
+        "self_top1024_share": float((rank_V <= 1024).mean()),
+        "self_mrr": float((1 / rank_V).mean()),
+        "self_z_mean": _mean(self_z_V),
+        "kin_z_mean": _mean(kin_z_V),
+        "suppression_index_mean": _mean(index_V),
+        "suppression_index_low": low,
+        "suppression_index_high": high,
+        "suppression_index_positive_share": _mean((index_V > 0).astype(np.float64)),
+    }
+
+
+def spectrum_summary(own: Spectrum, null: SpectrumNull) -> dict[str, Any]:
+    """Summarise a head's spectrum beside that of random heads.
+
+    Args:
+        own: the head's.
+        null: its figures against random heads with the same singular values.
+
+    Returns:
+        Column name -> value.
+    """
+    row: dict[str, Any] = {}
+    for name, figure in (
+        ("positive_self_energy", null.positive_self_energy),
+        ("negative_self_energy", null.negative_self_energy),
+        ("n_negative_top_h", null.n_negative_top_H),
+    ):
+        row |= {
+            name: figure.value,
+            f"{name}_null_mean": figure.mean,
+            f"{name}_null_std": figure.std,
+            f"{name}_null_z": figure.z,
+        }
+    return {
+        **row,
+        "norm": own.norm,
+        "sym_norm": own.sym_norm,
+        "skew_norm": own.skew_norm,
+        "max_singular_value_sym": float(own.sym_singular_values_2H[0]),
+        "max_singular_value_skew": float(own.skew_singular_values_2H[0]),
+    }
+
+
+def mean_interval(values_N: Float64Array, seed: np.random.SeedSequence) -> tuple[float | None, float | None]:
+    """Percentile bootstrap interval of a mean, 95%.
+
+    Args:
+        values_N: the values, one a token.
+        seed: of the resampling.
+
+    Returns:
+        Lower and upper end; None for no values.
+
+    Source:
+        Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+    """
+    if not len(values_N):
+        return None, None
+    rng = np.random.default_rng(seed)
+    means = [values_N[rng.integers(0, len(values_N), len(values_N))].mean() for _ in range(BOOTSTRAP_DRAWS)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _mean(values_N: Float64Array) -> float | None:
+    defined = values_N[~np.isnan(values_N)]
+    return float(defined.mean()) if len(defined) else None

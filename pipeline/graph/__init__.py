@@ -1,0 +1,1 @@
+"""The graph of nearest keys, its communities and its map."""

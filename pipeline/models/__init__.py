@@ -1,0 +1,1 @@
+"""Models: their architecture, weights, layers and real forward pass."""

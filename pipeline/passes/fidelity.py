@@ -1,0 +1,105 @@
+"""Fidelity: how well scores from token states alone predict a head's real scores on prompts.
+
+Shapes: P prompts, T positions, N heads of a layer, H head dimension, U distinct tokens, D model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from qkatlas.pipeline.circuit.projection import head_inputs, layer_weights
+from qkatlas.pipeline.models.weights import Weights
+
+SUMS = ("n", "x", "y", "xx", "yy", "xy")
+"""What a correlation of x (predicted) and y (real) is made of; they add up over prompts."""
+
+Float64Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LayerProjection:
+    """Queries and keys of a layer's heads for some tokens.
+
+    Attributes:
+        queries_UNH, keys_UNH: float32 [U, N, H].
+        scale: factor from the dot product of a query and a key to their score.
+    """
+
+    queries_UNH: torch.Tensor
+    keys_UNH: torch.Tensor
+    scale: float
+
+    @classmethod
+    def of(cls, weights: Weights, layer: int, states_UD: np.ndarray, *, threads: int) -> LayerProjection:
+        """Project the states that enter a layer, as scoring does.
+
+        Args:
+            weights: the model.
+            layer: the layer.
+            states_UD: float32 [U, D].
+            threads: threads to use; the result does not depend on it.
+
+        Raises:
+            ValueError: if a query, a key or a score would leave the range of float32.
+        """
+        inputs = head_inputs(layer_weights(weights, layer), states_UD, threads=threads)
+        shape = len(states_UD), weights.architecture.n_heads, weights.architecture.d_head
+        queries_UNH, keys_UNH = (
+            torch.from_numpy(values.reshape(shape)) for values in (inputs.queries_VH, inputs.keys_VH)
+        )
+        return cls(queries_UNH, keys_UNH, inputs.scale)
+
+    def scores(self, rows_PT: torch.Tensor) -> torch.Tensor:
+        """Predicted scores between the tokens of some prompts.
+
+        Args:
+            rows_PT: the tokens, as rows of the projection.
+
+        Returns:
+            float64 [P, N, T, T].
+        """
+        queries_PNTH = self.queries_UNH[rows_PT].transpose(1, 2)
+        keys_PNTH = self.keys_UNH[rows_PT].transpose(1, 2)
+        return (queries_PNTH @ keys_PNTH.mT).double() * self.scale
+
+
+def correlation_sums(predicted_PNTT: torch.Tensor, real_PNTT: torch.Tensor) -> Float64Array:
+    """Sums over the causal positions of some prompts.
+
+    Args:
+        predicted_PNTT: scores from token states.
+        real_PNTT: the model's pre-softmax scores; entries after the query are not read.
+
+    Returns:
+        float64 [N, 6], in order of SUMS.
+    """
+    query, key = torch.tril_indices(*real_PNTT.shape[2:])
+    x, y = (scores_PNTT[:, :, query, key].double() for scores_PNTT in (predicted_PNTT, real_PNTT))
+    sums = [torch.ones_like(x), x, y, x * x, y * y, x * y]
+    return torch.stack([values.sum(dim=(0, 2)) for values in sums], dim=1).numpy()
+
+
+def correlation(sums_NM: Float64Array) -> Float64Array:
+    """Pearson's correlation from sums over all prompts.
+
+    Args:
+        sums_NM: float64 [N, 6], in order of SUMS.
+
+    Returns:
+        float64 [N]; NaN where either side does not vary.
+    """
+    n, x, y, xx, yy, xy = sums_NM.T
+    spread = (n * xx - x * x) * (n * yy - y * y)
+    # A variance that is only the rounding of its two terms is none.
+    varies = (n * xx - x * x > 1e-12 * n * xx) & (n * yy - y * y > 1e-12 * n * yy)
+    return np.where(varies, (n * xy - x * y) / np.sqrt(np.where(varies, spread, 1.0)), np.nan)
+
+
+def rows_of(token_ids: Sequence[int], tokens_PT: npt.NDArray[np.int64]) -> torch.Tensor:
+    """Where each token of some prompts stands in a sorted list of distinct tokens."""
+    return torch.from_numpy(np.searchsorted(np.asarray(token_ids), tokens_PT))

@@ -1,0 +1,71 @@
+"""The Semantic Category Score: how surely a head attends to other words of a word's category.
+
+Shapes: P prompts, N heads, T positions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from qkatlas.pipeline.passes.behaviour import causal_pattern
+from qkatlas.pipeline.text.prompts import CategoryPrompts
+
+
+def semantic_category_scores(scores_PNTT: torch.Tensor, prompts: CategoryPrompts) -> torch.Tensor:
+    """Score some heads on some prompts: the mean over queries q of -ln sum_k (M * A)[q, k], in nats.
+
+    A is the attention pattern and M marks the keys that are expected (`CategoryPrompts.expected_PTT`). Both sums are
+    taken from the pre-softmax scores in float64, so that a head that attends elsewhere by hundreds of nats still has a
+    finite score. BOS is a key but no query.
+
+    Args:
+        scores_PNTT: pre-softmax attention scores; entries after the query are not read.
+        prompts: the prompts they belong to.
+
+    Returns:
+        float64 [P, N]; lower is a better match.
+
+    Source:
+        "The Self-Hating Attention Head" (2025), with its BOS fallback.
+    """
+    expected_PTT = torch.from_numpy(prompts.expected_PTT()).to(scores_PNTT.device)
+    causal_TT = torch.ones(expected_PTT.shape[1:], dtype=torch.bool, device=scores_PNTT.device).tril()
+
+    def log_mass(scores_NTT: torch.Tensor, keep_TT: torch.Tensor) -> torch.Tensor:
+        return torch.logsumexp(scores_NTT.masked_fill(~keep_TT, -torch.inf), dim=-1)
+
+    found = []
+    for scores_NTT, expected_TT in zip(scores_PNTT, expected_PTT, strict=True):  # one at a time, for long prompts' sake
+        scores_NTT = scores_NTT.double()
+        surprisal_NT = log_mass(scores_NTT, causal_TT) - log_mass(scores_NTT, expected_TT)
+        found.append(surprisal_NT[:, 1:].mean(dim=-1))
+    return torch.stack(found)
+
+
+def masked_attention(scores_PNTT: torch.Tensor, prompts: CategoryPrompts) -> torch.Tensor:
+    """Score some heads on some prompts by the mean of the attention that the expected keys get.
+
+    The mean is over all expected pairs (query, key) of a prompt, M as in `semantic_category_scores` but without its BOS
+    fallback: attention on the only partner counts as much as on each of several, and queries without one do not count.
+
+    Args:
+        scores_PNTT: pre-softmax attention scores; entries after the query are not read.
+        prompts: the prompts they belong to.
+
+    Returns:
+        float64 [P, N], higher = better; NaN for a prompt without such pairs.
+
+    Source:
+        Recreation notebook of "The Self-Hating Attention Head", section 2.3.
+    """
+    expected_PTT = prompts.expected_PTT()
+    expected_PTT[:, :, 0] = False
+    marked_PTT = torch.from_numpy(expected_PTT).to(scores_PNTT.device)
+    mass_PN = (causal_pattern(scores_PNTT) * marked_PTT[:, None]).sum(dim=(2, 3))
+    return mass_PN / marked_PTT.sum(dim=(1, 2))[:, None]
+
+
+def mean_and_std(scores_P: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation (divisor P) over prompts."""
+    return float(scores_P.mean()), float(scores_P.std())

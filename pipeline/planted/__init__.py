@@ -1,0 +1,1 @@
+"""The planted checkpoint, whose truth is known."""

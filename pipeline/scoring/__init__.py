@@ -1,0 +1,1 @@
+"""The scoring engine: exact top-k and self statistics of whole rows of scores."""

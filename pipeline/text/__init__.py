@@ -1,0 +1,1 @@
+"""Text: vocabularies, categories, prompts and passages."""

@@ -1,0 +1,280 @@
+"""A report holds what the tables of its runs say, and nothing is made of runs that are not whole."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.report_tables import KEYS, SIZE, community_table, head_tables, token_tables
+
+from qkatlas.jobs.main import run
+from qkatlas.jobs.report.content import Report
+from qkatlas.jobs.report.tokens import COLOURS, spread_colours
+from qkatlas.outputs.report.pack import KINDS, unpack
+from qkatlas.outputs.runs.run import Run
+
+Finish = Callable[..., Path]
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "layer=9" / "runs"  # a name that must not be taken for a partition's
+
+
+@pytest.fixture
+def tokens(finish_run: Finish, out: Path) -> Path:
+    return finish_run(out, "full-vocab", token_tables(), {"head": "L1H5", "states": "mlp", "scores": "attention"})
+
+
+@pytest.fixture
+def communities(finish_run: Finish, out: Path, tokens: Path) -> Path:
+    spec = {"source": tokens.name.rpartition("-")[2]}
+    return finish_run(out, "communities", {"communities.parquet": community_table(left_out=5)}, spec)
+
+
+class Content:
+    """What a report's page unpacks."""
+
+    def __init__(self, *folders: Path, **options: Any) -> None:
+        self.title, self.blocks = Report.of([Run(folder) for folder in folders], **options).content()
+        self.index = json.loads(unpack(self.blocks["index"]))
+        self.sections = {section["kind"]: section for section in self.index["sections"]}
+
+    def read(self, reference: dict[str, Any]) -> Any:
+        content = unpack(self.blocks[reference["block"]])
+        if reference["kind"] == "json":
+            return json.loads(content)
+        kinds = {short: np.dtype(name).newbyteorder("<") for name, short in KINDS.items()}
+        return np.frombuffer(content, kinds[reference["kind"]]).reshape(reference["shape"])
+
+
+def column(folder: Path, table: str, name: str) -> np.ndarray:
+    values = pq.read_table(folder / table, partitioning=None).sort_by("token_id")[name].to_pylist()
+    return np.array(values)
+
+
+def test_the_tokens_are_those_of_the_tables(tokens: Path) -> None:
+    content = Content(tokens, neighbours=7)
+    section = content.sections["tokens"]
+    assert section["head"] == "L1H5"
+    assert (section["kept"], section["stored"], section["map"]) == (7, KEYS, None)
+    assert content.read(section["texts"]) == column(tokens, "tokens.parquet", "text").tolist()
+    assert np.array_equal(content.read(section["key_ids"]), column(tokens, "topk", "key_ids")[:, :7])
+    assert np.array_equal(content.read(section["scores"]), column(tokens, "topk", "scores")[:, :7].astype(np.float32))
+    assert np.array_equal(content.read(section["self_rank"]), column(tokens, "self", "self_rank"))
+    assert np.array_equal(content.read(section["self_score"]), column(tokens, "self", "self_score").astype(np.float32))
+    assert section["special"] == [SIZE - 1]
+    assert content.title == "Head L1H5 of test"
+
+
+def test_more_neighbours_than_the_run_keeps_are_all_it_keeps(tokens: Path) -> None:
+    assert Content(tokens, neighbours=64).sections["tokens"]["kept"] == KEYS
+
+
+def test_a_map_brings_the_run_it_was_made_from(tokens: Path, communities: Path) -> None:
+    content = Content(communities)
+    assert [run["name"] for run in content.index["runs"]] == [tokens.name, communities.name]
+    placed = content.sections["tokens"]["map"]
+    table = pq.read_table(communities / "communities.parquet")
+    for name in ("token_id", "x", "y", "degree", "stability"):
+        stored = content.read(placed["token_ids" if name == "token_id" else name])
+        assert np.array_equal(stored, table[name].to_numpy()), name
+    community_P = content.read(placed["community"])
+    assert np.array_equal(community_P, table["community"].to_numpy())
+    assert content.read(placed["sizes"]).tolist() == np.bincount(community_P).tolist()
+    assert content.read(placed["colours"])[5:].tolist() == [0, 0, 0]
+    assert (content.read(placed["colours"])[:5] > 0).all()
+    names = {entry["community"]: entry["tokens"] for entry in placed["names"]}
+    assert set(names) == set(range(5))
+    degree = dict(zip(table["token_id"].to_pylist(), table["degree"].to_pylist(), strict=True))
+    for community, three in names.items():
+        members = np.flatnonzero(community_P == community).tolist()
+        assert degree[three[0]] == max(degree[member] for member in members)
+        assert set(three) <= set(members)
+
+
+def test_the_same_runs_give_the_same_bytes(tokens: Path, communities: Path) -> None:
+    assert Content(communities).blocks == Content(tokens, communities, tokens).blocks
+
+
+def test_two_maps_of_one_run_share_its_data(finish_run: Finish, out: Path, tokens: Path, communities: Path) -> None:
+    spec = {"source": tokens.name.rpartition("-")[2], "resolution": 2.0}
+    other = finish_run(out, "communities", {"communities.parquet": community_table(seed=1)}, spec)
+    content = Content(communities, other)
+    first, second = content.index["sections"]
+    assert first["key_ids"] == second["key_ids"]
+    assert first["map"]["x"] != second["map"]["x"]
+
+
+def test_heads_keep_what_was_not_measured_apart(finish_run: Finish, out: Path) -> None:
+    folder = finish_run(out, "head-scan", head_tables(), {"heads": ["L0H0"]})
+    content = Content(folder)
+    section, table = content.sections["heads"], pq.read_table(folder / "heads.parquet")
+    assert section["table"]["rows"] == table.num_rows
+    for name in table.column_names:
+        assert section["table"]["columns"][name]["values"] == table[name].to_pylist()
+    assert section["table"]["columns"]["self_rank_mean"]["values"][-1] is None
+    assert section["table"]["columns"]["self_rank_mean"]["unit"] == "rank"
+    assert content.read(section["spectrum"]["eigenvalue"])[:8].tolist() == [3.5 - index for index in range(8)]
+    assert np.isnan(content.read(section["spectrum"]["singular_value"])).all()
+    assert section["spectrum"]["start"] == list(range(0, 49, 8))
+    assert content.title == "Attention heads of test"
+
+
+def test_small_tables_become_sections(finish_run: Finish, out: Path) -> None:
+    table = pa.table({"method": ["eigen"], "alpha": [1.0], "self_rank_mean": [float("nan")]})
+    runs = [
+        finish_run(out, job, {f"{job}.parquet": table}, {"head": "L1H5"})
+        for job in ("similarity", "ablation", "steering")
+    ]
+    content = Content(*runs)
+    assert [section["kind"] for section in content.index["sections"]] == ["steering", "ablation", "similarity"]
+    assert [section["run"] for section in content.index["sections"]] == [2, 1, 0]
+    assert content.sections["steering"]["table"]["columns"]["self_rank_mean"]["values"] == [None]
+
+
+def test_heat_maps_are_packed_by_condition_and_word(finish_run: Finish, out: Path) -> None:
+    heatmap = {
+        "condition": ["base", "base", "base", "skew"], "query_id": [7, 7, 2, 2], "key_id": [7, 2, 7, 2],
+        "score": pa.array([1.5, -2.0, 3.0, 0.25], pa.float32()),
+    }  # fmt: skip
+    tokens = pa.table({"token_id": list(range(9)), "text": [f"t\u202e{number}" for number in range(9)]})
+    tables = {"steering.parquet": pa.table({"method": ["unsteered"]}), "heatmap.parquet": pa.table(heatmap)}
+    content = Content(finish_run(out, "steering", {**tables, "tokens.parquet": tokens}, {"head": "L1H5"}))
+    section = content.sections["steering"]["heatmap"]
+    assert (section["conditions"], section["words"]) == (["base", "skew"], ["t\\u202e7", "t\\u202e2"])
+    nan = np.nan
+    np.testing.assert_array_equal(
+        content.read(section["scores"]), [[[1.5, -2.0], [3.0, nan]], [[nan, nan], [nan, 0.25]]]
+    )
+
+
+@pytest.mark.parametrize(
+    ("provenance", "shown"),
+    [
+        (None, "unknown model"),
+        (
+            {"model": "/models/m\u202e<img>\ud800/", "versions": None, "code": None, "devices": None},
+            r"m\u202e<img>\ud800",
+        ),
+    ],
+)
+def test_a_model_is_named_printably_and_nothing_must_be_known_of_it(
+    provenance: dict[str, Any] | None, shown: str, tokens: Path
+) -> None:
+    manifest = json.loads((tokens / "manifest.json").read_text(encoding="utf-8"))
+    (tokens / "manifest.json").write_text(json.dumps({**manifest, "provenance": provenance}), encoding="utf-8")
+    content = Content(tokens)
+    assert content.index["runs"][0]["model"] == shown
+    assert content.title == f"Head L1H5 of {shown}"
+
+
+def test_colours_tell_neighbours_apart() -> None:
+    centre_C2 = np.array([(x, y) for x in range(12) for y in range(12)], dtype=float)
+    colour_C = spread_colours(centre_C2, np.full(144, 9)).reshape(12, 12)
+    assert set(colour_C.ravel()) == set(range(1, COLOURS + 1))
+    assert not (colour_C[1:] == colour_C[:-1]).any()
+    assert not (colour_C[:, 1:] == colour_C[:, :-1]).any()
+    assert spread_colours(np.zeros((0, 2)), np.zeros(0, dtype=int)).tolist() == []
+
+
+def submit(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    capfd.readouterr()
+    code = run(["report", *map(str, arguments)])
+    text = capfd.readouterr()
+    return code, text.out, text.err
+
+
+def test_the_command_writes_the_file_and_says_so(
+    tokens: Path, out: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "pages" / "report.html"
+    code, said, error = submit(capfd, tokens.name[:12], "--runs", out, "--out", file)
+    assert (code, error) == (0, "")
+    assert f"in {file}, from {tokens.name}" in said
+    assert file.read_text(encoding="utf-8").startswith("<!doctype html>")
+    into, _, _ = submit(capfd, tokens, "--out", tmp_path)
+    assert into == 0
+    assert (tmp_path / "report.html").read_bytes() == file.read_bytes()
+
+
+def refused(capfd: pytest.CaptureFixture[str], *arguments: object) -> str:
+    code, said, error = submit(capfd, *arguments)
+    assert (code, said) == (2, "")
+    assert error.count("\n") == 1
+    assert error.startswith("submit: error: ")
+    return error
+
+
+def test_what_is_not_whole_is_refused_in_one_line(
+    finish_run: Finish, tokens: Path, communities: Path, out: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "report.html"
+    place = ("--runs", out, "--out", file)
+    assert "'nothing' is not in" in refused(capfd, "nothing", *place)
+    assert "--neighbours 0 is impossible; choose from 1 to 64" in refused(capfd, tokens, "--neighbours", "0", *place)
+    alien = finish_run(out, "other", {"strange.parquet": pa.table({"a": [1]})})
+    assert "no table that a report shows" in refused(capfd, alien, *place)
+
+    part = tokens / "topk/layer=1/head=5/part-00001.parquet"
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-1] + b"?")  # the same size: only the hash tells
+    assert "part-00001.parquet has other content" in refused(capfd, tokens, *place)
+    assert "part-00001.parquet has other content" in refused(capfd, communities, *place)
+    part.write_bytes(whole[:-1])
+    assert "is damaged: " in refused(capfd, tokens, *place)
+    part.write_bytes(whole)
+
+    (tokens / "manifest.json").rename(tmp_path / "kept.json")
+    assert "is not finished; submit the same request again" in refused(capfd, tokens, *place)
+    assert "is not finished; submit the same request again" in refused(capfd, communities, *place)
+    (tokens / "_state" / "plan.json").unlink()
+    assert f"the source of {communities.name}" in refused(capfd, communities, *place)
+    assert not file.exists()
+
+
+def test_a_file_that_is_no_report_is_left_alone(
+    tokens: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "manifest.json"
+    file.write_text("{}")
+    assert "is no report and is left alone" in refused(capfd, tokens, "--out", file)
+    assert file.read_text() == "{}"
+    assert "is no file; write the report to a folder of this machine" in refused(
+        capfd, tokens, "--out", "s3://bucket/report.html"
+    )
+
+
+def test_a_report_stays_out_of_the_folders_of_runs(tokens: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = sorted(tokens.rglob("*"))
+    for place in (tokens, tokens / "page.html", tokens / "new" / "page.html", tokens / "topk"):
+        assert f"is in {tokens}, which holds a run; choose a file outside it" in refused(capfd, tokens, "--out", place)
+    assert sorted(tokens.rglob("*")) == before
+
+
+def test_a_large_report_says_how_to_make_it_smaller(
+    tokens: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = ("--out", tmp_path / "report.html")
+    assert "fewer --neighbours" not in submit(capfd, tokens, *place)[1]
+    monkeypatch.setattr("qkatlas.jobs.report.command._LARGE", 1000)
+    code, said, _ = submit(capfd, tokens, *place)
+    assert code == 0
+    assert "fewer --neighbours than 10, or fewer runs, make it smaller" in said
+
+
+def test_a_report_loads_neither_torch_nor_ray(tokens: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys; from qkatlas.jobs.main import run; code = run(sys.argv[1:]); "
+        "sys.exit(code or any(name in sys.modules for name in ('torch', 'ray', 'transformers')))"
+    )
+    arguments = ["report", str(tokens), "--out", str(tmp_path / "report.html")]
+    assert subprocess.run([sys.executable, "-c", program, *arguments], check=False, timeout=60).returncode == 0

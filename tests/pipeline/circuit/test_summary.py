@@ -1,0 +1,50 @@
+"""Summaries of a head against plain arithmetic and scipy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap
+
+from qkatlas.pipeline.circuit.summary import mean_interval, self_summary
+
+
+def test_columns_are_means_medians_and_shares() -> None:
+    rank_V = np.array([1, 2, 10, 11, 1024, 1025, 4000, 1], np.int32)
+    self_z_V = np.array([1.0, 2.0, np.nan, -1.0, 0.0, 0.0, 0.0, 0.0])
+    kin_z_V = np.array([0.0, 4.0, 1.0, 1.0, 0.0, 0.0, 0.0, -2.0])
+    row = self_summary(rank_V, self_z_V, kin_z_V, np.random.SeedSequence(0))
+    assert row["self_rank_mean"] == pytest.approx(6074 / 8)
+    assert row["self_rank_median"] == 10.5
+    assert [row[f"self_top{n}_share"] for n in (1, 10, 1024)] == [2 / 8, 4 / 8, 6 / 8]
+    assert row["self_mrr"] == pytest.approx((1 + 1 / 2 + 1 / 10 + 1 / 11 + 1 / 1024 + 1 / 1025 + 1 / 4000 + 1) / 8)
+    assert row["self_z_mean"] == pytest.approx(2 / 7)
+    assert row["kin_z_mean"] == pytest.approx(4 / 8)
+    # The token without a self_z has no index: (-1 + 2 + 2 + 0 + 0 + 0 - 2) / 7.
+    assert row["suppression_index_mean"] == pytest.approx(1 / 7)
+    assert row["suppression_index_positive_share"] == pytest.approx(2 / 7)
+    assert row["suppression_index_low"] <= 1 / 7 <= row["suppression_index_high"]
+
+
+def test_the_interval_is_that_of_scipy() -> None:
+    values = np.random.default_rng(5).gamma(2.0, size=4000)
+    low, high = mean_interval(values, np.random.SeedSequence(1))
+    expected = bootstrap(
+        (values,), np.mean, n_resamples=4000, method="percentile", batch=100, random_state=3
+    ).confidence_interval
+    width = expected.high - expected.low
+    assert low == pytest.approx(expected.low, abs=0.08 * width)
+    assert high == pytest.approx(expected.high, abs=0.08 * width)
+
+
+def test_an_interval_follows_its_seed_alone() -> None:
+    values = np.random.default_rng(6).standard_normal(500)
+    first = mean_interval(values, np.random.SeedSequence([1, 2]))
+    assert first == mean_interval(values, np.random.SeedSequence([1, 2]))
+    assert first != mean_interval(values, np.random.SeedSequence([1, 3]))
+
+
+def test_nothing_defined_gives_nothing() -> None:
+    nothing = np.array([np.nan, np.nan])
+    row = self_summary(np.array([1, 1], np.int32), nothing, nothing, np.random.SeedSequence(0))
+    assert row["self_z_mean"] is row["suppression_index_mean"] is row["suppression_index_low"] is None

@@ -1,0 +1,122 @@
+"""The CUDA engine on CPU tensors: plain torch directly, Triton kernels through its interpreter (about 15 s)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from qkatlas.pipeline.scoring import cuda as scoring_cuda
+from qkatlas.pipeline.scoring.engine import PreparedKeys, RowScores, score_rows
+
+SELF = "tests.pipeline.test_scoring_cuda"
+
+
+def device_scores(queries: Any, keys: Any, row_ids: Any, k: int, fused: bool, device: str = "cpu") -> RowScores:
+    """Run the CUDA engine's code path on any device."""
+    rows, count = len(queries), len(keys)
+    other = np.ma.masked_all if count == 1 else np.empty
+    out = RowScores(
+        key_ids_RK=np.empty((rows, k), np.int32),
+        scores_RK=np.empty((rows, k), np.float32),
+        self_score_R=np.empty(rows, np.float32),
+        self_rank_R=np.empty(rows, np.int32),
+        row_mean_R=np.empty(rows),
+        row_std_R=np.empty(rows),
+        best_other_id_R=other(rows, np.int32),
+        best_other_score_R=other(rows, np.float32),
+    )
+    prepared = PreparedKeys(keys, device=device)
+    scoring_cuda.score(queries, prepared, np.asarray(row_ids, np.int64), out, 0.125, 1, fused=fused)
+    return out
+
+
+def cases() -> list[tuple[Any, Any, Any, int]]:
+    """Queries, keys, ids and k: ragged sizes, ties that overflow the lists, outliers, extremes of magnitude."""
+    rng = np.random.default_rng(3)
+
+    def normal(*shape: int) -> Any:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    outlier = normal(500, 24)
+    outlier[77] *= 1e5
+    uneven = normal(400, 64) * 10.0 ** rng.integers(-20, 18, (400, 1))
+    ties = rng.integers(-1, 2, (700, 5)).astype(np.float32)
+    some = rng.integers
+    return [
+        (normal(140, 64), normal(700, 64) + 2, some(0, 700, 140), 5),
+        (normal(9, 40), normal(1030, 40), some(0, 1030, 9), 64),
+        (normal(7, 24), outlier, [77, 0, 1, 2, 3, 499, 77], 10),
+        (ties[:50], ties, np.arange(50), 20),
+        (np.zeros((3, 8), np.float32), np.ones((900, 8), np.float32), [0, 5, 899], 4),
+        (normal(5, 64), uneven.astype(np.float32), some(0, 400, 5), 7),
+        (normal(4, 16) * np.float32(1e-40), normal(300, 16), some(0, 300, 4), 300),
+        (normal(3, 3), normal(1, 3), [0, 0, 0], 1),
+    ]
+
+
+def check(fused: bool, device: str = "cpu") -> None:
+    for queries, keys, row_ids, k in cases():
+        expected = score_rows(queries, PreparedKeys(keys), row_ids_R=row_ids, k=k, scale=0.125)
+        result = device_scores(queries, keys, row_ids, k, fused, device)
+        for field in fields(RowScores):
+            left, right = getattr(expected, field.name), getattr(result, field.name)
+            np.testing.assert_array_equal(np.ma.getmaskarray(left), np.ma.getmaskarray(right), err_msg=field.name)
+            if not np.ma.getmaskarray(left).any():
+                assert left.tobytes() == right.tobytes(), (field.name, len(keys), k)
+
+
+def test_plain_torch_gives_the_same_bits_as_the_cpu_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring_cuda, "BLOCK_SCORES", 20_000)
+    check(fused=False)
+
+
+def test_imprecise_product_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = scoring_cuda.preselect
+
+    def rounded(frame: Any, centred_VH: torch.Tensor, kept: int) -> scoring_cuda.Preselection:
+        found = plain(frame, centred_VH, kept)
+        return found._replace(approximate_C=found.approximate_C.bfloat16().float())
+
+    monkeypatch.setattr(scoring_cuda, "preselect", rounded)
+    queries, keys, row_ids, k = cases()[0]
+    with pytest.raises(RuntimeError, match="TF32"):
+        device_scores(queries, keys, row_ids, k, fused=False)
+
+
+def test_missing_device_is_refused() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(ValueError, match="torch finds no CUDA device"):
+        PreparedKeys(np.ones((2, 3), np.float32), device="cuda")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_triton_kernels_give_the_same_bits_through_the_interpreter() -> None:
+    """In a process of its own: triton reads TRITON_INTERPRET when it is imported."""
+    code = f"from {SELF} import check; check(fused=True)"
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("fused", [False, True])
+def test_cuda_device_gives_the_same_bits_as_the_cpu_engine(fused: bool) -> None:
+    check(fused, "cuda")
+
+
+def test_imports_without_ray_transformers_numba_or_triton() -> None:
+    code = (
+        "import sys; import qkatlas.pipeline.scoring.engine, qkatlas.pipeline.scoring.cuda;"
+        "print(sorted({'ray', 'transformers', 'transformer_lens', 'numba', 'triton'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"
