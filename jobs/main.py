@@ -12,19 +12,14 @@ from collections.abc import Sequence
 import click
 
 from qkatlas.cluster.executor import ClusterLostError
-from qkatlas.jobs.ablation.command import ablation
+from qkatlas.jobs.cli.command import command_of
 from qkatlas.jobs.cli.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, INTERRUPTED, say
 from qkatlas.jobs.cli.planted import model
 from qkatlas.jobs.cli.remote import list_jobs, logs, stop
 from qkatlas.jobs.cli.store import runs, status, verify
-from qkatlas.jobs.communities.command import communities
-from qkatlas.jobs.full_vocab.command import full_vocab
-from qkatlas.jobs.head_scan.command import head_scan
-from qkatlas.jobs.plan.command import plan
+from qkatlas.jobs.loop.declaration import declarations
+from qkatlas.jobs.plan.command import plan_command
 from qkatlas.jobs.report.command import report
-from qkatlas.jobs.reproduce.command import reproduce
-from qkatlas.jobs.similarity.command import similarity
-from qkatlas.jobs.steering.command import steering
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -93,9 +88,11 @@ def submit() -> None:
     """Map what attention heads do over a model's whole vocabulary."""
 
 
+_DECLARED = declarations()
+
 for command in (
-    *(full_vocab, head_scan, ablation, steering, similarity, communities, reproduce, report),
-    *(plan, runs, status, verify, model),
+    *map(command_of, _DECLARED.values()),
+    *(report, plan_command(_DECLARED), runs, status, verify, model),
     *(list_jobs, logs, stop),
 ):
     submit.add_command(command)

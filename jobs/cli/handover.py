@@ -18,13 +18,13 @@ from click.core import ParameterSource
 
 import qkatlas
 from qkatlas.jobs.cli.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, INTERRUPTED, harmless, say
-from qkatlas.jobs.cli.options import InputFile
+from qkatlas.jobs.cli.values import InputFile
+from qkatlas.jobs.loop.request import Request
 
 if TYPE_CHECKING:
     from qkatlas.cluster.dashboard import Dashboard
     from qkatlas.cluster.package import Package
     from qkatlas.cluster.remote_job import JobState
-    from qkatlas.jobs.cli.options import SessionOptions
 
 PREFIX = "qkatlas"
 """How the ids of our jobs begin."""
@@ -99,11 +99,11 @@ def _packed(option: str, file: Path, inputs: dict[str, Path]) -> PurePosixPath:
     return path
 
 
-def hand_over(options: SessionOptions, context: click.Context) -> int:
+def hand_over(request: Request, context: click.Context) -> int:
     """Let the cluster of `--address` run the command, and end as it does.
 
     Args:
-        options: those that commands share.
+        request: the options that commands share.
         context: the parsed command line.
 
     Returns:
@@ -112,30 +112,30 @@ def hand_over(options: SessionOptions, context: click.Context) -> int:
     Raises:
         ValueError: if the command means nothing on another machine, or the cluster does not take it.
     """
-    assert options.address is not None, "only a remote command is handed over"
-    _require_shared(options.out)
-    _require_there(getattr(options, "model", None))
+    assert request.address is not None, "only a remote command is handed over"
+    _require_shared(request.out)
+    _require_there(request.model if "model" in context.params else None)
     handover = Handover.of(context)
 
     from qkatlas.cluster.package import Package
     from qkatlas.outputs.runs.provenance import NOTE, note
 
     package = Package(code=qkatlas, inputs=handover.inputs, texts={f"qkatlas/{NOTE}": note()})
-    dashboard = open_dashboard(options.address)
+    dashboard = open_dashboard(request.address)
     job_id = f"{PREFIX}-{context.info_name}-{secrets.token_hex(4)}"
     command = shlex.join(["submit", *handover.arguments])
     try:
         size = _submit(dashboard, job_id, handover.entrypoint(), command, package)
     except KeyboardInterrupt:
-        look = shlex.join(["submit", "jobs", "--address", options.address])
+        look = shlex.join(["submit", "jobs", "--address", request.address])
         return say(f"interrupted before the cluster confirmed job {job_id}; look for it with: {look}", INTERRUPTED)
-    if not options.quiet:
-        click.echo(f"job {job_id} is with {options.address} (package of {size / 1e6:.1f} MB)", err=True)
-    if not options.detach:
-        return follow_to_end(dashboard, job_id, options.address)
-    if not options.quiet:
-        click.echo(f"next: {_how('logs', job_id, options.address)} --follow", err=True)
-        click.echo(f"      {_how('stop', job_id, options.address)}", err=True)
+    if not request.quiet:
+        click.echo(f"job {job_id} is with {request.address} (package of {size / 1e6:.1f} MB)", err=True)
+    if not request.detach:
+        return follow_to_end(dashboard, job_id, request.address)
+    if not request.quiet:
+        click.echo(f"next: {_how('logs', job_id, request.address)} --follow", err=True)
+        click.echo(f"      {_how('stop', job_id, request.address)}", err=True)
     click.echo(job_id)
     return COMPLETE
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from qkatlas.jobs.cli.command import out_option
 from qkatlas.jobs.cli.ending import COMPLETE, INCOMPLETE, say
-from qkatlas.jobs.cli.options import out_option
 
 
 @click.command("runs")

@@ -5,38 +5,41 @@ Shapes: V vocabulary, D model, H head dimension, K kept keys.
 
 from __future__ import annotations
 
-from qkatlas.jobs.full_vocab.shards import full_vocab_shards, shard_files
+from qkatlas.jobs.full_vocab.spec import FullVocab
+from qkatlas.jobs.inputs.settings import require_top_k_fits
 from qkatlas.jobs.plan.load import passing_states, preparing, projecting, scoring
 from qkatlas.jobs.plan.memory import ALLOCATORS, DRIVER_LIBRARIES, WORKER_LIBRARIES, Memory, moments, on_gpu, packed
 from qkatlas.jobs.plan.plan import Plan
 from qkatlas.jobs.plan.shape import Shape
 from qkatlas.jobs.plan.step import DRIVER, WORKERS, Load, Step
 from qkatlas.jobs.plan.table import PlannedTable
+from qkatlas.jobs.worker.ranges import row_shards
+from qkatlas.jobs.worker.tables import SELF, TOPK
 from qkatlas.outputs.schemas import scores as schemas
 from qkatlas.pipeline.models.head import Head
 
 
-def plan_full_vocab(shape: Shape, head: Head, *, states: str, top_k: int, shards: int | None = None) -> Plan:
+def plan_full_vocab(shape: Shape, spec: FullVocab) -> Plan:
     """Plan a run of `full-vocab`.
 
     Args:
         shape: the model.
-        head: the head.
-        states: `--states`.
-        top_k: `--top-k`.
-        shards: `--shards`.
+        spec: what is asked for.
 
     Raises:
         ValueError: if the request does not fit the model.
     """
+    head = Head.parse(spec.head)
     head.require_inside(shape.n_layers, shape.n_heads)
-    planned = full_vocab_shards(head, shape.vocab_size, shards)
+    require_top_k_fits(spec.top_k, shape.vocab_size)
+    states, top_k = spec.states, spec.top_k
+    planned = row_shards(head, shape.vocab_size, spec.shards)
     rows = [shard.bounds["stop"] - shard.bounds["start"] for shard in planned]
-    files = [shard_files(shard) for shard in planned]
+    files = {table.name: len({table.path(shard) for shard in planned}) for table in (TOPK, SELF)}
     v, d, h = shape.vocab_size, shape.d_model, shape.d_head
     tables = [
-        PlannedTable(name="topk", files=len({topk for topk, _ in files}), rows=sum(rows), schema=schemas.topk(top_k)),
-        PlannedTable(name="self", files=len({own for _, own in files}), rows=sum(rows), schema=schemas.SELF),
+        PlannedTable(name="topk", files=files["topk"], rows=sum(rows), schema=schemas.topk(top_k)),
+        PlannedTable(name="self", files=files["self"], rows=sum(rows), schema=schemas.SELF),
         PlannedTable(name="tokens", files=1, rows=v, schema=schemas.TOKENS),
     ]
     written = sum(table.bytes(v) for table in tables[:2])

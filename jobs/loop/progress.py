@@ -54,6 +54,11 @@ class Progress:
         if self._kept:
             self.say(f"{self._kept} of {self._total} shards are there already; computing the other {len(missing)}")
 
+    def again(self, shard: Shard) -> None:
+        """A shard that was there will be computed anew."""
+        self._kept -= 1
+        self._scores_total += self._scores_in(shard)
+
     def computing(self) -> None:
         """Workers are at it from now on: the pace counts this time alone."""
         self._since = time.monotonic()

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from qkatlas.cluster.executor import ClusterLostError, Executor, Failure, Grant
 from qkatlas.jobs.loop.clock import Clock
+from qkatlas.jobs.loop.digest import digest_of
+from qkatlas.jobs.loop.job import Job
 from qkatlas.jobs.loop.progress import Progress
+from qkatlas.jobs.loop.result import Result
+from qkatlas.jobs.loop.step import Context, Step, stages
+from qkatlas.jobs.loop.work import Task, compute_shard
 from qkatlas.outputs.places.folder import Folder, open_folder
 from qkatlas.outputs.runs.identity import identify
-from qkatlas.outputs.runs.journal import Receipt
-from qkatlas.outputs.runs.part import Part, faults
+from qkatlas.outputs.runs.part import faults
 from qkatlas.outputs.runs.provenance import provenance
 from qkatlas.outputs.runs.run import DamagedRunError, Run
 from qkatlas.outputs.runs.shard import Shard
@@ -26,91 +30,15 @@ _ROUNDS = 3
 """Shards go stale when the inputs have other bits here than on the machine that began the run; a second round computes
 those again. A third would mean that the inputs change by themselves."""
 
-
-class Subject(Protocol):
-    """The model that a job is about: opened by the job itself, or by the run that it goes on from."""
-
-    @property
-    def name(self) -> str:
-        """What the user called it."""
-        ...
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What of it changes results."""
-        ...
-
-
-class Job(Protocol):
-    """What a job tells the loop about itself."""
-
-    name: str
-
-    @property
-    def model(self) -> Subject:
-        """The model whose results these are."""
-        ...
-
-    def settings(self) -> dict[str, Any]:
-        """The settings that change results."""
-        ...
-
-    def plan(self) -> list[Shard]:
-        """The shards, the same on every machine."""
-        ...
-
-    def covers(self, shards: Sequence[Shard]) -> bool:
-        """Whether shards, however cut, are all of the job."""
-        ...
-
-    def scores_in(self, shard: Shard) -> int:
-        """Scores a shard computes, for progress; 0 where a job computes none."""
-        ...
-
-    def prepare(self, threads: int, clock: Clock) -> None:
-        """Compute on the driver what can show that the request cannot be met; ValueError if so."""
-        ...
-
-    def stages(self, missing: Sequence[Shard]) -> list[list[Shard]]:
-        """The missing shards in groups, each of which may stand on what the groups before it committed."""
-        ...
-
-    def tasks(
-        self, stage: Sequence[Shard], run: Run, executor: Executor, threads: int, clock: Clock
-    ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
-        """Each shard of a stage with the arguments of `run_shard`; none where what it stands on is missing."""
-        ...
-
-    @property
-    def run_shard(self) -> Callable[..., Receipt]:
-        """Computes a shard on a worker, writes its parts, returns its receipt."""
-        ...
-
-    def reduce(self, run: Run) -> list[Part]:
-        """Write what needs all shards."""
-        ...
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a submission ended."""
-
-    run: Run
-    failures: dict[str, Failure]
-    """Shards that could not be computed, by name; empty if the run is complete."""
-    computed: int
-    """Shards computed by this submission."""
-    seconds: dict[str, float]
-    """Wall-clock seconds of each stage."""
+_COMPUTING = "computing and writing"
 
 
 def submit(
-    job: Job,
+    job: Job[Any],
     *,
     out: Folder | Path,
     executor: Executor,
     gpus: int | None = None,
-    threads: int = Grant.MOST_CPUS,
     progress: Progress | None = None,
     clock: Clock | None = None,
     seed: int = 0,
@@ -119,11 +47,10 @@ def submit(
     """Compute whatever of a job is not there yet.
 
     Args:
-        job: the job, fitted to its model.
+        job: the job, fitted to what it stands on.
         out: folder of all runs.
         executor: where shards run; closed by the caller.
         gpus: GPUs to use; 0 = CPUs, None = all the cluster has.
-        threads: threads that one shard keeps busy; cores beyond that run more workers.
         progress: told of every shard that ends.
         clock: the clock of the whole submission, for the manifest.
         seed: seed of the request, for the manifest; a job that draws has it among its settings.
@@ -146,16 +73,18 @@ def submit(
         place.require_reachable()
         if _is_finished(run, job, request):
             return Result(run, {}, 0, clock.seconds)
-    grant = Grant.divide(executor.capacity(), gpus, most_cpus=threads)
+    grant = Grant.divide(executor.capacity(), gpus, most_cpus=job.threads)
 
     with ExitStack() as stack:
         with _writable(place):
             stack.enter_context(run.driving())
         if _is_finished(run, job, request):  # by a driver that held the run until now
             return Result(run, {}, 0, clock.seconds)
-        job.prepare(grant.cpus, clock)
+        context = Context(run=run, threads=grant.cpus, clock=clock)
+        job.prepare(context)
         run.reopen()
-        shards = run.plan_or_load(request, job.plan(), job.covers)
+        steps = _fitted(job.steps(), run.plan_or_load(request, job.plan(), job.covers))
+        shards = [shard for step in steps for shard in step.shards]
         missing = run.missing(shards)
         clock.lap("looking")
         computed = 0
@@ -163,10 +92,11 @@ def submit(
         if missing:
             executor.start(grant)
             clock.lap(f"starting {executor.name}")
-            computed, failures = _compute(job, run, shards, missing, executor, grant, progress, clock)
+            computed, failures = _Computing(job, context, steps, executor, grant, progress).compute(missing)
         if failures:
             return Result(run, failures, computed, clock.seconds)
-        tables = job.reduce(run)
+        paths = {table.name: table.path() for table in job.tables}
+        tables = [run.write_table(paths[name], table) for name, table in job.reduce(run).items()]
         clock.lap("reducing")
         devices = sorted({receipt.measures["device"] for receipt in run.receipts().values()})
         facts = {
@@ -182,68 +112,134 @@ def submit(
     return Result(run, {}, computed, clock.seconds)
 
 
-def _compute(
-    job: Job,
-    run: Run,
-    shards: Sequence[Shard],
-    missing: Sequence[Shard],
-    executor: Executor,
-    grant: Grant,
-    progress: Progress,
-    clock: Clock,
-) -> tuple[int, dict[str, Failure]]:
-    """Compute the missing shards; how many were computed, and why the others were not."""
-    failures: dict[str, Failure] = {}
+class _Computing:
+    """The part of a submission that computes missing shards.
 
-    def fail(shard: Shard, failure: Failure) -> None:
-        failures[shard.name] = failure
-        run.note_failure(shard.name, failure.trace or str(failure))
-        progress.failed(shard, failure)
+    Args:
+        job: the job.
+        context: what its steps are prepared with.
+        steps: its steps, over the shards of the run.
+        executor: where they run.
+        grant: what each worker may use.
+        progress: told of every shard that ends.
+    """
 
-    left = missing
-    computed = 0
-    rest = Failure("Missing", "what it stands on failed, or its parts were changed", "")
-    lost = False
-    for _ in range(_ROUNDS):
-        if not missing or failures or lost:
-            break
-        progress.begin(shards, missing, job.scores_in)
-        begun: set[str] = set()
-        try:
-            for stage in job.stages(missing):
-                tasks = iter(job.tasks(stage, run, executor, grant.cpus, clock))
-                first = next(tasks, None)  # takes as long as the token states, which the pace leaves out
-                progress.computing()
-                for outcome in executor.map(job.run_shard, chain([first] if first else [], tasks)):
-                    if outcome.value is None:
-                        fail(outcome.item, outcome.failure or Failure("Lost", "it has no outcome", ""))
-                    else:
-                        run.record(outcome.value)
-                        begun.add(outcome.item.group)
-                        computed += 1
-                        progress.committed(outcome.item)
-                progress.waiting()
-                clock.lap("computing and writing")
-        except ClusterLostError as error:
-            lost = True
-            rest = Failure("ClusterLost", str(error), str(error))
-        except ValueError as error:
-            # The request was checked before this point: a ValueError from here is our own fault, no bad request.
-            raise RuntimeError(f"{job.name} failed while it was computed") from error
-        finally:
-            progress.end()
-        left = missing = run.missing(shards)
-        if not failures:
-            # Where nothing of a group could be begun, what is there of it was made from other bits than those here.
-            stuck = {shard.group for shard in left} - begun
-            missing = [shard for shard in shards if shard in left or shard.group in stuck]
-    for shard in left:
-        if shard.name not in failures:
-            fail(shard, rest)
-    return computed, failures
+    def __init__(
+        self,
+        job: Job[Any],
+        context: Context,
+        steps: Sequence[Step[Any, Any]],
+        executor: Executor,
+        grant: Grant,
+        progress: Progress,
+    ) -> None:
+        self._job = job
+        self._context = context
+        self._run = context.run
+        self._steps = steps
+        self._shards = [shard for step in steps for shard in step.shards]
+        self._paths = {table.name: table for table in job.tables if not table.whole}
+        self._executor = executor
+        self._grant = grant
+        self._progress = progress
+        self._computed: set[str] = set()
+        self._failures: dict[str, Failure] = {}
+
+    def compute(self, missing: Sequence[Shard]) -> tuple[int, dict[str, Failure]]:
+        """Compute the missing shards; how many were computed, and why the others were not."""
+        left = missing
+        count = 0
+        rest = Failure("Missing", "what it stands on failed, or its parts were changed", "")
+        lost = False
+        for _ in range(_ROUNDS):
+            if not missing or self._failures or lost:
+                break
+            self._progress.begin(self._shards, missing, self._job.scores_in)
+            self._computed = set()
+            try:
+                for stage in stages(self._steps):
+                    self._compute_stage(stage, {shard.name for shard in missing})
+            except ClusterLostError as error:
+                lost = True
+                rest = Failure("ClusterLost", str(error), str(error))
+            except ValueError as error:
+                # The request was checked before this point: a ValueError from here is our own fault, no bad request.
+                raise RuntimeError(f"{self._job.name} failed while it was computed") from error
+            finally:
+                self._progress.end()
+            count += len(self._computed)
+            left = missing = self._run.missing(self._shards)
+            if not self._failures:
+                # Where nothing of a group could be begun, what is there of it was made from other bits than those here.
+                begun = {shard.group for shard in self._shards if shard.name in self._computed}
+                stuck = {shard.group for shard in left} - begun
+                names = {shard.name for shard in left}
+                missing = [shard for shard in self._shards if shard.name in names or shard.group in stuck]
+        for shard in left:
+            if shard.name not in self._failures:
+                self._fail(shard, rest)
+        return count, self._failures
+
+    def _compute_stage(self, stage: Sequence[Step[Any, Any]], missing: set[str]) -> None:
+        tasks = chain.from_iterable(self._tasks(step, missing) for step in stage)
+        first = next(tasks, None)  # takes as long as the token states, which the pace leaves out
+        if first is None:
+            return
+        self._progress.computing()
+        for outcome in self._executor.map(compute_shard, chain([first], tasks)):
+            if outcome.value is None:
+                self._fail(outcome.item, outcome.failure or Failure("Lost", "it has no outcome", ""))
+            else:
+                self._run.record(outcome.value)
+                self._computed.add(outcome.item.name)
+                self._progress.committed(outcome.item)
+        self._progress.waiting()
+        self._context.clock.lap(_COMPUTING)
+
+    def _tasks(self, step: Step[Any, Any], missing: set[str]) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
+        """The shards of a step that have to be computed, with what a worker needs for them.
+
+        Those are the missing ones, and those that were committed but stand on what has changed since.
+        """
+        todo = [shard for shard in step.shards if shard.name in missing]
+        if not todo and not any(shard.name in self._computed for before in step.after for shard in before.shards):
+            return
+        self._context.clock.lap(_COMPUTING)
+        shared = step.share(self._context)
+        if shared is None:
+            return
+        inputs = digest_of(shared)
+        if step.per_device:
+            inputs = f"{inputs} {self._grant.device}"
+        handle = self._executor.put(shared)
+        self._context.clock.lap(step.preparing)
+        receipts = self._run.receipts()
+        for shard in step.shards:
+            if shard.name not in missing:
+                if shard.name not in receipts or receipts[shard.name].inputs == inputs:
+                    continue
+                self._progress.again(shard)
+            paths = {name: table.path(shard) for name, table in self._paths.items() if table.belongs(shard)}
+            task = Task(
+                compute=step.compute, folder=self._run.folder, inputs=inputs, paths=paths, each=step.each(shard)
+            )
+            yield shard, (task, handle)
+
+    def _fail(self, shard: Shard, failure: Failure) -> None:
+        self._failures[shard.name] = failure
+        self._run.note_failure(shard.name, failure.trace or str(failure))
+        self._progress.failed(shard, failure)
 
 
-def _is_finished(run: Run, job: Job, request: Mapping[str, Any]) -> bool:
+def _fitted(steps: Sequence[Step[Any, Any]], shards: Sequence[Shard]) -> Sequence[Step[Any, Any]]:
+    """The steps over the shards of the run, which an earlier submission may have cut otherwise."""
+    if [shard for step in steps for shard in step.shards] == list(shards):
+        return steps  # whose shards know their kinds
+    (step,) = steps
+    return [replace(step, shards=shards)]
+
+
+def _is_finished(run: Run, job: Job[Any], request: Mapping[str, Any]) -> bool:
     """Whether a run's manifest is that of the request, and every file the one it lists, and no other."""
     try:
         manifest = run.manifest()

@@ -4,67 +4,48 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 import qkatlas
+from qkatlas.cluster.executor import Grant
 from qkatlas.jobs.loop.clock import Clock
 from qkatlas.jobs.loop.progress import Progress
+from qkatlas.jobs.loop.service import submit
 from qkatlas.outputs.places.folder import open_folder
 from qkatlas.outputs.places.local_folder import LocalFolder
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from qkatlas.cluster.executor import Executor
-    from qkatlas.jobs.loop.service import Job, Result
+    from qkatlas.jobs.loop.job import Job
+    from qkatlas.jobs.loop.request import Request
+    from qkatlas.jobs.loop.result import Result
 
 
 class Session:
-    """Submits a job with the command line's common options.
+    """Submits jobs as a request says.
 
     Args:
-        out: `--out`.
-        gpus: `--gpus`.
-        address: `--address`.
-        in_process: run without Ray.
-        seed: `--seed`, kept in the manifest.
-        quiet: print nothing but errors.
-        wait: `--wait`, seconds that a joined cluster may take to grow.
+        request: the options that jobs share.
+
+    Attributes:
+        request: the same.
 
     Raises:
-        ValueError: if the options contradict each other or name something unsupported.
+        ValueError: if it names something unsupported.
     """
 
-    def __init__(
-        self,
-        *,
-        out: str,
-        gpus: int | None,
-        address: str | None,
-        in_process: bool,
-        seed: int,
-        quiet: bool,
-        wait: int | None = None,
-    ) -> None:
-        if address is not None and "://" in address:
+    def __init__(self, request: Request) -> None:
+        if request.address is not None and "://" in request.address:
             raise ValueError(
-                f"--address {address} is no cluster; give auto, host:port or the dashboard's http://host:8265"
+                f"--address {request.address} is no cluster; give auto, host:port or the dashboard's http://host:8265"
             )
-        if wait is not None and address is None:
-            raise ValueError(f"--wait {wait} needs --address; only a cluster that is joined can grow")
-        self._out = open_folder(out)
-        self._gpus = gpus
-        self._address = address
-        self._in_process = in_process
-        self._seed = seed
-        self._quiet = quiet
-        self._wait = wait
+        self.request = request
+        self._out = open_folder(request.out)
         self._console = Console(highlight=False, soft_wrap=False)
-        self.progress = Progress(quiet=quiet)
+        self._progress = Progress(quiet=request.quiet)
         self._clock = Clock()
         self._executor = self._make_executor()
 
@@ -76,57 +57,54 @@ class Session:
         """
         with ExitStack() as stack:
             stack.enter_context(self._executor)
-            if self._wait is not None:
+            if self.request.wait is not None:
                 from qkatlas.cluster.ray_cluster import RayExecutor
 
                 assert isinstance(self._executor, RayExecutor), "--wait was refused without --address"
-                self._executor.grow(self._gpus, self._wait, self.progress.say)
-            if self._gpus or self._address is not None:
-                from qkatlas.cluster.executor import Grant
-
-                Grant.divide(self._executor.capacity(), self._gpus)
+                self._executor.grow(self.request.gpus, self.request.wait, self.say)
+            if self.request.gpus or self.request.address is not None:
+                Grant.divide(self._executor.capacity(), self.request.gpus)
             self._open = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._open.close()
 
-    def submit(self, job: Job, *, opened: str = "opening the model", threads: int | None = None) -> Result:
+    def say(self, line: str) -> None:
+        """Show a line while a job runs."""
+        self._progress.say(line)
+
+    def submit(self, job: Job[Any], *, opened: str = "") -> Result:
         """Run a job through the loop.
 
         Args:
             job: the job.
-            opened: what was done before it could be submitted, for the timings.
-            threads: threads that one of its shards keeps busy; the loop's default if None.
+            opened: what was done before it could be submitted, for the timings; the job's own word if empty.
         """
-        from qkatlas.cluster.executor import Grant
-        from qkatlas.jobs.loop.service import submit
-
-        self._clock.lap(opened)
+        for line in job.notes():
+            self.say(line)
+        self._clock.lap(opened or job.opened)
         result = submit(
             job,
             out=self._out,
             executor=self._executor,
-            gpus=self._gpus,
-            threads=threads or Grant.MOST_CPUS,
-            progress=self.progress,
+            gpus=self.request.gpus,
+            progress=self._progress,
             clock=self._clock,
-            seed=self._seed,
+            seed=self.request.seed,
             argv=sys.argv,  # noqa: TID251 - recorded in the manifest, not read
         )
         self._clock = Clock()  # a next job of the session has seconds of its own
+        if not result.failures:
+            job.finished(result.run)
         return result
 
-    def report(
-        self, result: Result, answer: Callable[[], RenderableType], tables: Sequence[str], query: tuple[str, str]
-    ) -> int:
-        """Say how the job ended: the answer, where the data lies, how long it took, and what to try next.
+    def report(self, result: Result, job: Job[Any]) -> int:
+        """Say how a job ended: its answer, where the data lies, how long it took, and what to try next.
 
         Args:
             result: how the job ended.
-            answer: makes what a person wants to see from a finished run.
-            tables: its tables.
-            query: a table to look at, and what pandas may do with it, such as `.describe()`.
+            job: the job.
 
         Returns:
             The exit code: 0, or 1 if shards failed.
@@ -138,12 +116,12 @@ class Session:
                 file=sys.stderr,
             )
             return 1
-        if not self._quiet:
-            self._console.print(answer())
-            self._report_done(result, tables, query)
+        if not self.request.quiet:
+            self._console.print(job.answer(result.run))
+            self._report_done(result, job)
         return 0
 
-    def _report_done(self, result: Result, tables: Sequence[str], query: tuple[str, str]) -> None:
+    def _report_done(self, result: Result, job: Job[Any]) -> None:
         folder = result.run.folder
         manifest = result.run.manifest()
         assert manifest is not None, "a result without failures is committed"
@@ -153,8 +131,11 @@ class Session:
             self._line(f"\n{result.computed} shards in {sum(result.seconds.values()):.1f} s ({stages})")
         else:
             self._line("\nfinished before; nothing had to be computed")
-        self._line(f"{size:.1f} MB in {folder}: {', '.join(tables)}")
-        table, look = query
+        written = {part.path.partition("/")[0].removesuffix(".parquet") for part in manifest["parts"]}
+        tables = {table.name: table for table in job.tables}
+        shown = [tables[name].glob for name in job.shows if tables[name].folder in written]
+        self._line(f"{size:.1f} MB in {folder}: {', '.join(shown)}")
+        table, look = job.look
         imported = "pandas" if isinstance(folder, LocalFolder) else "pandas, pyarrow.fs"
         program = f"import {imported}; print(pandas.read_parquet({folder.pandas_arguments(table)}){look})"
         self._line(f"next: submit verify {shlex.quote(str(folder))}")
@@ -165,14 +146,15 @@ class Session:
         self._console.print(text, markup=False, soft_wrap=True)
 
     def _make_executor(self) -> Executor:
-        if self._in_process:
+        if self.request.in_process:
             from qkatlas.cluster.in_process import InProcessExecutor
 
             return InProcessExecutor()
         from qkatlas.cluster.ray_cluster import RayExecutor
 
-        if self._address is None:
+        address = self.request.address
+        if address is None:
             return RayExecutor()
         from qkatlas.outputs.runs.provenance import is_copy
 
-        return RayExecutor(self._address, code=None if is_copy() else qkatlas, patience=self._wait or 0.0)
+        return RayExecutor(address, code=None if is_copy() else qkatlas, patience=self.request.wait or 0.0)

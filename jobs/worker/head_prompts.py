@@ -20,7 +20,8 @@ from qkatlas.outputs.runs.reader import read_parts
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.outputs.schemas import head_scan as schemas_heads
-from qkatlas.pipeline.circuit.states import STATES, TokenStates
+from qkatlas.pipeline.circuit.kinds import STATES
+from qkatlas.pipeline.circuit.states import TokenStates
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.models.weights import ModelWeights
 from qkatlas.pipeline.passes.behaviour import Sequences, block_length, draw_sequences

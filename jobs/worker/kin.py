@@ -3,55 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from qkatlas.cluster.executor import Grant
-from qkatlas.jobs.worker.kin_shards import kin_file
+from qkatlas.jobs.loop.step import Produced
 from qkatlas.jobs.worker.prepared import prepared_keys
 from qkatlas.jobs.worker.tables import kin_table
 from qkatlas.outputs.places.folder import Folder
-from qkatlas.outputs.runs.part import Part, read_part, write_part
+from qkatlas.outputs.runs.part import Part, read_part
 from qkatlas.outputs.runs.reader import list_matrix, read_parts
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.pipeline.circuit.kin import nearest
 
 
-def find_kin(grant: Grant, shard: Shard, folder: Folder, digest: str, unit_VD: np.ndarray) -> Part:
-    """Find the kin of one shard's tokens and write them.
+@dataclass(frozen=True)
+class UnitStates:
+    """States of a layer's tokens, divided by their length, and what they were made from."""
+
+    unit_VD: np.ndarray
+    made_from: str
+    """Hash of the states."""
+
+    def identity(self) -> str:
+        """Hash of the states."""
+        return self.made_from
+
+
+def find_kin(grant: Grant, shard: Shard, states: UnitStates, each: None) -> Produced:
+    """Find the kin of one shard's tokens; runs on a worker.
 
     Args:
         grant: what the worker may use.
         shard: one of `kin_shards`.
-        folder: of the run.
-        digest: hash of the states.
-        unit_VD: float32 [V, D], `unit_states` of the layer.
-
-    Raises:
-        OSError: if the part cannot be written.
+        states: of the layer.
+        each: nothing more.
     """
-    bounds = shard.bounds
-    rows = slice(bounds["start"], bounds["stop"])
-    keys = prepared_keys(f"kin {digest}", unit_VD, grant.device)
-    ids_RN, cosines_RN = nearest(keys, rows, threads=grant.cpus)
-    table = kin_table(np.arange(rows.start, rows.stop, dtype=np.int32), ids_RN, cosines_RN)
-    return write_part(folder, kin_file(shard), table)
+    keys = prepared_keys(f"kin {states.made_from}", states.unit_VD, grant.device)
+    ids_RN, cosines_RN = nearest(keys, shard.rows, threads=grant.cpus)
+    token_ids_R = np.arange(shard.rows.start, shard.rows.stop, dtype=np.int32)
+    return Produced({"kin": kin_table(token_ids_R, ids_RN, cosines_RN)})
 
 
-def copy_kin(folder: Folder, other: Folder, part: Part) -> Part:
-    """Write what another run found from the same states: the same bytes as if it were found again.
+def found_kin(folder: Folder, part: Part) -> pa.Table:
+    """What another run found from the same states; written again, it has the same bytes as if it were found again.
 
     Args:
-        folder: of the run.
-        other: of the other run.
+        folder: of the other run.
         part: its part.
 
     Raises:
-        OSError: if the part cannot be read, is not what it was, or cannot be written.
+        OSError: if the part cannot be read, or is not what it was.
     """
-    folder.write(part.path, read_part(other, part))
-    return part
+    return pq.read_table(pa.BufferReader(read_part(folder, part)))
 
 
 def kin_parts(run: Run, shards: Sequence[Shard], inputs: str) -> dict[str, Part] | None:

@@ -10,10 +10,25 @@ import numpy as np
 import pyarrow as pa
 
 from qkatlas.jobs.inputs.model import Model
+from qkatlas.jobs.loop.table import Table
 from qkatlas.outputs.schemas import head_scan as schemas_heads
 from qkatlas.outputs.schemas import scores as schemas
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.scoring.engine import RowScores
+
+_OF_HEAD = "{name}/layer={{layer}}/head={{head}}/part-{{part:05d}}.parquet"
+
+TOKENS = Table(name="tokens", rows="one row a token", schema=schemas.TOKENS)
+TOPK = Table(name="topk", rows="one row a query token", schema=schemas.topk(10), file=_OF_HEAD.format(name="topk"))
+SELF = Table(name="self", rows="one row a token", schema=schemas.SELF, file=_OF_HEAD.format(name="self"))
+SELF_WITH_KIN = Table(
+    name="self", rows="one row a token", schema=schemas.SELF_WITH_KIN, file=_OF_HEAD.format(name="self")
+)
+KIN = Table(
+    name="kin", rows="one row a token", schema=schemas.kin(16), file="kin/layer={layer}/part-{part:05d}.parquet",
+    kinds=("kin",),
+)  # fmt: skip
+"""Tables that several jobs have."""
 
 
 def topk_table(token_ids_R: np.ndarray, scores: RowScores) -> pa.Table:

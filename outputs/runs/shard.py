@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -15,15 +15,23 @@ class Shard:
         name: unique in its plan.
         group: shards of one group share one prepared input, and may only stand together if it was the same.
         bounds: what the piece covers, for example layer, head, first and last row.
+        kind: the step that computes it. Plans that were made before there were kinds have none, so that it takes no
+            part in comparisons.
     """
 
     name: str
     group: str
     bounds: Mapping[str, int]
+    kind: str = field(default="", compare=False)
+
+    @property
+    def rows(self) -> slice:
+        """The rows that it covers, from `start` to `stop`."""
+        return slice(self.bounds["start"], self.bounds["stop"])
 
     def as_json(self) -> dict[str, Any]:
         """The shard as a JSON object."""
-        return {"name": self.name, "group": self.group, **self.bounds}
+        return {"name": self.name, "group": self.group, **({"kind": self.kind} if self.kind else {}), **self.bounds}
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Shard:
@@ -33,4 +41,8 @@ class Shard:
             KeyError: if the name or the group is missing.
         """
         bounds = {key: value for key, value in entry.items() if isinstance(value, int)}
-        return cls(entry["name"], entry["group"], bounds)
+        kind = entry.get("kind", "")
+        if isinstance(kind, int):  # before there were kinds: which of the sequences
+            bounds["sequence"] = bounds.pop("kind")
+            kind = ""
+        return cls(entry["name"], entry["group"], bounds, kind)

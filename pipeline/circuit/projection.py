@@ -12,12 +12,10 @@ import torch
 from jaxtyping import Float32, Float64
 from torch.nn import functional
 
+from qkatlas.pipeline.circuit.kinds import SCORES
 from qkatlas.pipeline.models.blocks import for_blocks
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.models.weights import Weights
-
-SCORES = ("attention", "bilinear")
-"""Forms of a score (`--scores`)."""
 
 
 @dataclass(frozen=True)

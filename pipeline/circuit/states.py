@@ -15,14 +15,12 @@ import torch
 from jaxtyping import Float32
 from torch.nn import functional
 
+from qkatlas.pipeline.circuit.kinds import STATES
 from qkatlas.pipeline.models.blocks import for_blocks
 from qkatlas.pipeline.models.forward import Forward, Hook, for_batches, prompt_batches
 from qkatlas.pipeline.models.layers import attention_after_bos, attention_at_bos, mlp
 from qkatlas.pipeline.models.weights import ModelWeights, Weights
 from qkatlas.pipeline.text.prompts import REFERENCE, random_tokens
-
-STATES = ("mlp", "mean", "bos")
-"""Ways to take token states (`--states`)."""
 
 REFERENCE_PROMPTS, REFERENCE_LENGTH = 32, 64
 """The fixed set of prompts behind the states `mean`; shorter ones where the model or its vocabulary is smaller."""

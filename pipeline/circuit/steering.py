@@ -24,18 +24,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from qkatlas.pipeline.circuit.kinds import EIGENVALUES, MOVES, SKEW
 from qkatlas.pipeline.circuit.projection import HeadWeights
 from qkatlas.pipeline.circuit.spectrum import ZERO_SHARE, Spectrum, head_spectrum
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.scoring.cpu import single_threaded_torch
 
 Float64Array = npt.NDArray[np.float64]
-
-METHODS = ("eigen", "singular", "gradient")
-"""Ways to steer (`--methods`)."""
-SKEW = ("keep", "drop")
-EIGENVALUES = ("all", "top")
-MOVES = ("queries", "keys", "both")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ import leidenalg
 import numpy as np
 import numpy.typing as npt
 
+from qkatlas.pipeline.graph.kinds import QUALITY
 from qkatlas.pipeline.graph.neighbours import Graph
 
 _QUALITY: dict[str, Any] = {
@@ -20,8 +21,7 @@ _QUALITY: dict[str, Any] = {
     "rb": leidenalg.RBConfigurationVertexPartition,
     "cpm": leidenalg.CPMVertexPartition,
 }
-QUALITY = tuple(_QUALITY)
-"""Quality functions: modularity, the configuration model of Reichardt and Bornholdt, the constant Potts model."""
+assert tuple(_QUALITY) == QUALITY
 
 Int32Array = npt.NDArray[np.int32]
 Float64Array = npt.NDArray[np.float64]

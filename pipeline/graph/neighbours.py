@@ -13,9 +13,6 @@ import igraph
 import numpy as np
 import numpy.typing as npt
 
-SYMMETRISE = ("union", "mutual", "directed")
-"""What becomes of the links t -> u: an edge where either exists, an edge where both exist, or every link as it is."""
-
 Int32Array = npt.NDArray[np.int32]
 Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]

@@ -21,19 +21,10 @@ from torch.nn import functional
 from qkatlas.pipeline.models.forward import Forward, Hook, scores_hook
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.passes.components import ATTN, EMBED, HEAD, MLP, MLP_RESIDUAL, POS_EMBED, Component
+from qkatlas.pipeline.passes.kinds import KINDS
 from qkatlas.pipeline.passes.semantic import semantic_category_scores
 from qkatlas.pipeline.text.passages import Passages
 from qkatlas.pipeline.text.prompts import CategoryPrompts
-
-KINDS = ("mean", "zero", "resample")
-"""What takes the place of an output (`--kind`).
-
-- mean: its mean over all passages and positions, BOS's among them;
-- zero: nothing;
-- resample: the output of another passage at the same position.
-
-Of the residual around an MLP the first two leave nothing, so that only the MLP's output goes on.
-"""
 
 MEAN_KINDS = (EMBED, POS_EMBED, ATTN, MLP, HEAD)
 """Kinds of components whose outputs have a mean."""

@@ -161,3 +161,8 @@ def _bytes_of(token: str, path: Path) -> bytes:
         return bytes(mapping[character] for character in token)
     except KeyError as error:
         raise ValueError(f"token {token!r} of {path} is not in GPT-2's byte-level spelling") from error
+
+
+def visible(text: str) -> str:
+    """A token's printable text with its leading space made visible."""
+    return f"_{text[1:]}" if text.startswith(" ") else text

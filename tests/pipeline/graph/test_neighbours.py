@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkatlas.pipeline.graph.neighbours import SYMMETRISE, Graph, neighbour_graph, vertex_order
+from qkatlas.pipeline.graph.kinds import SYMMETRISE
+from qkatlas.pipeline.graph.neighbours import Graph, neighbour_graph, vertex_order
 
 Edges = dict[tuple[int, int], float]
 

@@ -16,8 +16,9 @@ from qkatlas.pipeline.models.checkpoint import Checkpoint
 from qkatlas.pipeline.models.forward import PROMPTS_PER_BATCH, Forward, for_batches
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.models.weights import ModelWeights
-from qkatlas.pipeline.passes.ablation import KINDS, Measured, Measurement, measure_ablated, measure_clean
+from qkatlas.pipeline.passes.ablation import Measured, Measurement, measure_ablated, measure_clean
 from qkatlas.pipeline.passes.components import (
+from qkatlas.pipeline.passes.kinds import KINDS
     CLEAN,
     EMBED,
     HEAD,

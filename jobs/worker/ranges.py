@@ -1,11 +1,10 @@
-"""Which shards a head's vocabulary is cut into, and the files that each leaves; needs no weights."""
+"""Row ranges: the shards that a vocabulary is cut into; needs no weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
 
-from qkatlas.outputs.runs.part import partition
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.pipeline.models.head import Head
 
@@ -13,7 +12,19 @@ ROWS_PER_SHARD = 4096
 """Query tokens in a shard, unless a number of shards is asked for: 0.2 s on a core, 2 MB of tables."""
 
 
-def full_vocab_shards(head: Head, vocab_size: int, count: int | None = None) -> list[Shard]:
+def row_ranges(count: int) -> list[dict[str, int]]:
+    """Fixed ranges of rows as the bounds of shards: `part`, `start` and `stop`.
+
+    Args:
+        count: rows.
+    """
+    starts = range(0, count, ROWS_PER_SHARD)
+    return [
+        {"part": part, "start": start, "stop": min(start + ROWS_PER_SHARD, count)} for part, start in enumerate(starts)
+    ]
+
+
+def row_shards(head: Head, vocab_size: int, count: int | None = None) -> list[Shard]:
     """Row ranges of nearly equal length that cover the vocabulary; they depend on no machine.
 
     Args:
@@ -27,20 +38,14 @@ def full_vocab_shards(head: Head, vocab_size: int, count: int | None = None) -> 
     if count is not None and not 1 <= count <= vocab_size:
         raise ValueError(f"--shards {count} is impossible; choose from 1 to the vocabulary's {vocab_size}")
     count = count or -(-vocab_size // ROWS_PER_SHARD)
-    return shards_between(head, [vocab_size * number // count for number in range(count + 1)])
+    return row_shards_between(head, [vocab_size * number // count for number in range(count + 1)])
 
 
-def shards_between(head: Head, edges: Sequence[int]) -> list[Shard]:
+def row_shards_between(head: Head, edges: Sequence[int]) -> list[Shard]:
     """One shard from each edge to the next."""
     return [_shard(head, part, start, stop) for part, (start, stop) in enumerate(pairwise(edges))]
 
 
-def shard_files(shard: Shard) -> tuple[str, str]:
-    """Paths of the `topk` and the `self` part that a shard writes."""
-    place = shard.bounds["layer"], shard.bounds["head"], shard.bounds["part"]
-    return partition("topk", *place), partition("self", *place)
-
-
 def _shard(head: Head, part: int, start: int, stop: int) -> Shard:
     bounds = {"layer": head.layer, "head": head.index, "part": part, "start": start, "stop": stop}
-    return Shard(f"{head}-{start:06d}-{stop:06d}", str(head), bounds)
+    return Shard(f"{head}-{start:06d}-{stop:06d}", str(head), bounds, "rows")

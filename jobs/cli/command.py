@@ -1,0 +1,107 @@
+"""Commands from what jobs declare: every option stands on a field of a spec, and becomes one of the command here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qkatlas.jobs.cli.handover import hand_over
+from qkatlas.jobs.cli.values import Choice, InputFile
+from qkatlas.jobs.loop.option import Option, options_of
+from qkatlas.jobs.loop.request import Request
+
+if TYPE_CHECKING:
+    from qkatlas.jobs.loop.declaration import Declaration
+
+
+def command_of(declaration: Declaration) -> click.Command:
+    """The command that submits a job.
+
+    Args:
+        declaration: of the job.
+    """
+
+    def run(**given: Any) -> int:
+        request = Request(**taken(Request, given))
+        if request.is_remote:
+            return hand_over(request, click.get_current_context())
+        common = {option.name: getattr(request, option.name) for option in declaration.options if option.common}
+        spec = declaration.spec(**taken(declaration.spec, given), **common)
+
+        # Loaded only now, so that a request that is refused by its words alone is refused at once.
+        from qkatlas.jobs.loop.session import Session
+
+        with Session(request) as session:
+            job = declaration.load(declaration.job).open(spec, session)
+            result = session.submit(job)
+        return session.report(result, job)
+
+    own = [option for option in declaration.options if not option.common]
+    shared = [option for option in options_of(Request) if declaration.opens_model or option.name != "model"]
+    return click.Command(declaration.name, callback=run, params=parameters([*own, *shared]), help=declaration.summary)
+
+
+def out_option(command: Any) -> Any:
+    """Add `--out` to a command that reads the store."""
+    (out,) = [option for option in options_of(Request) if option.name == "out"]
+    return click.option(
+        out.flag, default=out.default, show_default=True, metavar=out.metavar, help="Folder of the runs, or its URI."
+    )(command)
+
+
+def parameters(options: Iterable[Option]) -> list[click.Parameter]:
+    """The parameters of a command, one an option."""
+    return [_argument(option) if option.argument else _option(option) for option in options]
+
+
+def taken(spec: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a spec's options among those that were typed, each made of its text or file.
+
+    Options that were not given are left to the spec's own defaults.
+
+    Args:
+        spec: the dataclass.
+        given: values by the names of fields.
+
+    Raises:
+        ValueError: if a text or a file is malformed.
+    """
+    known = {field.name for field in fields(spec)}
+    found = {}
+    for option in options_of(spec):
+        value = given.get(option.name)
+        if option.name not in known or value is None:
+            continue
+        if option.read is not None:
+            value = option.read(value)
+        elif option.parse is not None and isinstance(value, str):
+            value = option.parse(option.flag, value)
+        found[option.name] = value
+    return found
+
+
+def _argument(option: Option) -> click.Argument:
+    return click.Argument([option.name], metavar=option.metavar)
+
+
+def _option(option: Option) -> click.Option:
+    said = option.help + (f"  [default: {option.shown_default}]" if option.shown_default else "")
+    if option.kind is bool:
+        flags = f"{option.flag}/--no-{option.flag.removeprefix('--')}" if option.default else option.flag
+        return click.Option([flags, option.name], is_flag=True, default=option.default, help=said,
+                            show_default=option.default)  # fmt: skip
+    kind: Any = option.kind
+    if option.read is not None:
+        kind = InputFile()
+    elif option.choices:
+        kind = Choice(option.choices)
+    elif option.parse is not None:
+        kind = str
+    typed = option.default if isinstance(option.default, str | int | float) else None
+    shown = typed is not None and not option.shown_default
+    return click.Option(
+        [option.flag, option.name], type=kind, default=typed, show_default=shown, metavar=option.metavar, help=said
+    )

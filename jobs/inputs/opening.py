@@ -1,0 +1,50 @@
+"""Jobs that are about a model: how it is opened."""
+
+from __future__ import annotations
+
+from typing import Generic, Self, TypeVar
+
+from qkatlas.jobs.inputs.model import Model
+from qkatlas.jobs.inputs.resolve import resolve
+from qkatlas.jobs.loop.job import Host, Job
+
+Spec = TypeVar("Spec")
+
+
+class ModelJob(Job[Spec], Generic[Spec]):
+    """A job about one model.
+
+    Args:
+        spec: what is asked for.
+        model: the model.
+
+    Raises:
+        ValueError: if the request does not fit the model.
+    """
+
+    def __init__(self, spec: Spec, model: Model) -> None:
+        self.spec = spec
+        self._model = model
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        return self._model
+
+    @classmethod
+    def open(cls, spec: Spec, host: Host) -> Self:
+        """Open the model that `--model` names, and fit the request to it.
+
+        Raises:
+            ValueError: if there is no such model, it is not supported, or the request does not fit it.
+        """
+        return cls(spec, open_model(host))
+
+
+def open_model(host: Host) -> Model:
+    """The model that `--model` names, made or downloaded first if it has to be.
+
+    Raises:
+        ValueError: if there is no such model, or it is not supported.
+    """
+    return Model.open(host.request.model, resolve(host.request.model, host.say))
