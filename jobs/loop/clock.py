@@ -17,3 +17,9 @@ class Clock:
         now = time.perf_counter()
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self._last, 3)
         self._last = now
+
+    def restart(self) -> dict[str, float]:
+        """Begin anew; the seconds of the stages until now."""
+        seconds, self.seconds = self.seconds, {}
+        self._last = time.perf_counter()
+        return seconds

@@ -43,6 +43,7 @@ def submit(
     clock: Clock | None = None,
     seed: int = 0,
     argv: Sequence[str] = (),
+    opened: str = "",
 ) -> Result:
     """Compute whatever of a job is not there yet.
 
@@ -52,9 +53,10 @@ def submit(
         executor: where shards run; closed by the caller.
         gpus: GPUs to use; 0 = CPUs, None = all the cluster has.
         progress: told of every shard that ends.
-        clock: the clock of the whole submission, for the manifest.
+        clock: the clock of the whole submission, for the manifest; it begins anew at the end, for the next one.
         seed: seed of the request, for the manifest; a job that draws has it among its settings.
         argv: the command, for the manifest.
+        opened: what was done since the clock began, for the timings; the job's own word if empty.
 
     Returns:
         The run, complete unless shards failed.
@@ -66,50 +68,60 @@ def submit(
     """
     progress = progress or Progress(quiet=True)
     clock = clock or Clock()
+    for line in job.notes():
+        progress.say(line)
+    clock.lap(opened or job.opened)
     request = identify(job.name, job.settings(), job.model.identity)
     place = open_folder(out)
     run = Run(place / f"{job.name}-{request['run_id']}")
-    with _writable(place):
-        place.require_reachable()
-        if _is_finished(run, job, request):
-            return Result(run, {}, 0, clock.seconds)
-    grant = Grant.divide(executor.capacity(), gpus, most_cpus=job.threads)
-
+    computed = 0
+    failures: Mapping[str, Failure] = {}
     with ExitStack() as stack:
         with _writable(place):
-            stack.enter_context(run.driving())
-        if _is_finished(run, job, request):  # by a driver that held the run until now
-            return Result(run, {}, 0, clock.seconds)
-        context = Context(run=run, threads=grant.cpus, clock=clock)
-        job.prepare(context)
-        run.reopen()
-        steps = _fitted(job.steps(), run.plan_or_load(request, job.plan(), job.covers))
-        shards = [shard for step in steps for shard in step.shards]
-        missing = run.missing(shards)
-        clock.lap("looking")
-        computed = 0
-        failures: dict[str, Failure] = {}
-        if missing:
-            executor.start(grant)
-            clock.lap(f"starting {executor.name}")
-            computed, failures = _Computing(job, context, steps, executor, grant, progress).compute(missing)
-        if failures:
-            return Result(run, failures, computed, clock.seconds)
-        paths = {table.name: table.path() for table in job.tables}
-        tables = [run.write_table(paths[name], table) for name, table in job.reduce(run).items()]
-        clock.lap("reducing")
-        devices = sorted({receipt.measures["device"] for receipt in run.receipts().values()})
-        facts = {
-            "model": job.model.name,
-            "executor": executor.name,
-            "workers": grant.workers,
-            "devices": devices,
-            "tf32": False,
-        }
-        origin = provenance(argv, **facts, seed=seed, seconds=clock.seconds)
-        run.commit(request, shards, tables, provenance=origin)
-        clock.lap("committing")
-    return Result(run, {}, computed, clock.seconds)
+            place.require_reachable()
+            finished = _is_finished(run, job, request)
+        if not finished:
+            grant = Grant.divide(executor.capacity(), gpus, most_cpus=job.threads)
+            with _writable(place):
+                stack.enter_context(run.driving())
+            finished = _is_finished(run, job, request)  # by a driver that held the run until now
+        if not finished:
+            context = Context(run=run, threads=grant.cpus, clock=clock)
+            job.prepare(context)
+            run.reopen()
+            steps = _fitted(job.steps(), run.plan_or_load(request, job.plan(), job.covers))
+            missing = run.missing([shard for step in steps for shard in step.shards])
+            clock.lap("looking")
+            if missing:
+                executor.start(grant)
+                clock.lap(f"starting {executor.name}")
+                computed, failures = _Computing(job, context, steps, executor, grant, progress).compute(missing)
+            if not failures:
+                facts = {"model": job.model.name, "executor": executor.name, "workers": grant.workers, "seed": seed}
+                _commit(job, context, request, steps, argv=argv, **facts)
+    if not failures:
+        job.finished(run)
+    return Result(run, failures, computed, clock.restart())
+
+
+def _commit(
+    job: Job[Any],
+    context: Context,
+    request: Mapping[str, Any],
+    steps: Sequence[Step[Any, Any]],
+    *,
+    argv: Sequence[str],
+    **facts: Any,
+) -> None:
+    """Write the tables of the whole run, and the manifest that ends it."""
+    run, clock = context.run, context.clock
+    paths = {table.name: table.path() for table in job.tables}
+    tables = [run.write_table(paths[name], table) for name, table in job.reduce(run).items()]
+    clock.lap("reducing")
+    devices = sorted({receipt.measures["device"] for receipt in run.receipts().values()})
+    origin = provenance(argv, devices=devices, tf32=False, seconds=clock.seconds, **facts)
+    run.commit(request, [shard for step in steps for shard in step.shards], tables, provenance=origin)
+    clock.lap("committing")
 
 
 class _Computing:
@@ -157,8 +169,22 @@ class _Computing:
             self._progress.begin(self._shards, missing, self._job.scores_in)
             self._computed = set()
             try:
+                names = {shard.name for shard in missing}
                 for stage in stages(self._steps):
-                    self._compute_stage(stage, {shard.name for shard in missing})
+                    tasks = chain.from_iterable(self._tasks(step, names) for step in stage)
+                    first = next(tasks, None)  # takes as long as the token states, which the pace leaves out
+                    if first is None:
+                        continue
+                    self._progress.computing()
+                    for outcome in self._executor.map(compute_shard, chain([first], tasks)):
+                        if outcome.value is None:
+                            self._fail(outcome.item, outcome.failure or Failure("Lost", "it has no outcome", ""))
+                        else:
+                            self._run.record(outcome.value)
+                            self._computed.add(outcome.item.name)
+                            self._progress.committed(outcome.item)
+                    self._progress.waiting()
+                    self._context.clock.lap(_COMPUTING)
             except ClusterLostError as error:
                 lost = True
                 rest = Failure("ClusterLost", str(error), str(error))
@@ -179,22 +205,6 @@ class _Computing:
             if shard.name not in self._failures:
                 self._fail(shard, rest)
         return count, self._failures
-
-    def _compute_stage(self, stage: Sequence[Step[Any, Any]], missing: set[str]) -> None:
-        tasks = chain.from_iterable(self._tasks(step, missing) for step in stage)
-        first = next(tasks, None)  # takes as long as the token states, which the pace leaves out
-        if first is None:
-            return
-        self._progress.computing()
-        for outcome in self._executor.map(compute_shard, chain([first], tasks)):
-            if outcome.value is None:
-                self._fail(outcome.item, outcome.failure or Failure("Lost", "it has no outcome", ""))
-            else:
-                self._run.record(outcome.value)
-                self._computed.add(outcome.item.name)
-                self._progress.committed(outcome.item)
-        self._progress.waiting()
-        self._context.clock.lap(_COMPUTING)
 
     def _tasks(self, step: Step[Any, Any], missing: set[str]) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
         """The shards of a step that have to be computed, with what a worker needs for them.

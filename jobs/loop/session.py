@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -32,6 +33,7 @@ class Session:
 
     Attributes:
         request: the same.
+        submit: the loop, with all that the request says of it.
 
     Raises:
         ValueError: if it names something unsupported.
@@ -43,11 +45,19 @@ class Session:
                 f"--address {request.address} is no cluster; give auto, host:port or the dashboard's http://host:8265"
             )
         self.request = request
-        self._out = open_folder(request.out)
         self._console = Console(highlight=False, soft_wrap=False)
         self._progress = Progress(quiet=request.quiet)
-        self._clock = Clock()
         self._executor = self._make_executor()
+        self.submit = partial(
+            submit,
+            out=open_folder(request.out),
+            executor=self._executor,
+            gpus=request.gpus,
+            progress=self._progress,
+            clock=Clock(),
+            seed=request.seed,
+            argv=sys.argv,  # noqa: TID251 - recorded in the manifest, not read
+        )
 
     def __enter__(self) -> Session:
         """Check at once, before anything is loaded, that there are the GPUs asked for.
@@ -73,31 +83,6 @@ class Session:
     def say(self, line: str) -> None:
         """Show a line while a job runs."""
         self._progress.say(line)
-
-    def submit(self, job: Job[Any], *, opened: str = "") -> Result:
-        """Run a job through the loop.
-
-        Args:
-            job: the job.
-            opened: what was done before it could be submitted, for the timings; the job's own word if empty.
-        """
-        for line in job.notes():
-            self.say(line)
-        self._clock.lap(opened or job.opened)
-        result = submit(
-            job,
-            out=self._out,
-            executor=self._executor,
-            gpus=self.request.gpus,
-            progress=self._progress,
-            clock=self._clock,
-            seed=self.request.seed,
-            argv=sys.argv,  # noqa: TID251 - recorded in the manifest, not read
-        )
-        self._clock = Clock()  # a next job of the session has seconds of its own
-        if not result.failures:
-            job.finished(result.run)
-        return result
 
     def report(self, result: Result, job: Job[Any]) -> int:
         """Say how a job ended: its answer, where the data lies, how long it took, and what to try next.
