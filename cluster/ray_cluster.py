@@ -19,6 +19,7 @@ from typing import Any, Generic
 from qkatlas.cluster.executor import Capacity, ClusterLostError, Failure, Grant, Handle, Item, Node, Outcome, Value
 from qkatlas.cluster.in_process import local_cpus
 from qkatlas.cluster.pace import Pace
+from qkatlas.cluster.processes import end_marked, mark
 from qkatlas.cluster.watch import LOOK_SECONDS, SILENT_SECONDS, Watch, ask
 
 # Read when ray is imported: no usage report is sent, and an environment manager around us is not copied to workers.
@@ -44,6 +45,11 @@ _CONNECT_SECONDS = 10.0
 
 _JOIN_SECONDS = 40.0
 """How long it may take to join a cluster, our package sent."""
+
+_START_SECONDS = 60.0
+"""How long a cluster of this command's own may take to start."""
+
+_QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
 _NO_NODE_SECONDS = 30.0
 """How long a cluster may be without any node that could hold a worker, unless more time was asked for."""
@@ -226,6 +232,7 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
         if self._connected:
             ray.shutdown()
             self._connected = False
+        end_marked()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -236,41 +243,63 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
         if self._connected:
             return
         with _own_signals():
-            self._join(grant)
+            if self._address is None:
+                assert grant is not None, "an embedded cluster is started for its grant"
+                _start(grant)
+            else:
+                self._join(self._address)
         self._connected = True
 
-    def _join(self, grant: Grant | None) -> None:
-        quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-        if self._address is None:
-            assert grant is not None, "an embedded cluster is started for its grant"
-            try:
-                ray.init(
-                    address="local",  # whatever RAY_ADDRESS says
-                    num_cpus=max(local_cpus(), grant.cpus),
-                    num_gpus=grant.workers * grant.gpus,
-                    include_dashboard=False,
-                    **quiet,
-                )
-            except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
-                raise ValueError(
-                    f"Ray cannot start on this machine ({first_line(error)}); it needs a writable home and /tmp, "
-                    "or leave it out with --in-process"
-                ) from error
+    def _join(self, address: str) -> None:
+        try:
+            if ":" in address:  # Ray itself would try for a minute
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+            # A job whose code a cluster was handed passes that on to its workers by itself.
+            environment = {"py_modules": [self._code]} if self._code else None
+            # Whatever else listens there never answers Ray.
+            ask(lambda: ray.init(address=address, runtime_env=environment, **_QUIET), _JOIN_SECONDS)
+        except (ClusterLostError, ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
+            raise ValueError(
+                f"no Ray cluster answers at --address {address} ({first_line(error)}); "
+                "start one with 'ray start --head', set RAY_AUTH_MODE=token if it asks for this user's token, "
+                "or leave --address out"
+            ) from error
+
+
+def _start(grant: Grant) -> None:
+    """Start an embedded cluster; once more where the first did not come up, as when one of its processes was killed.
+
+    Raises:
+        ValueError: if Ray says why it cannot run here.
+        ClusterLostError: if it came up neither time.
+    """
+
+    def begin() -> None:
+        ray.init(
+            address="local",  # whatever RAY_ADDRESS says
+            num_cpus=max(local_cpus(), grant.cpus),
+            num_gpus=grant.workers * grant.gpus,
+            include_dashboard=False,
+            **_QUIET,
+        )
+
+    reason = ""
+    for _ in range(2):
+        mark()
+        try:
+            ask(begin, _START_SECONDS)
+        except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
+            raise ValueError(
+                f"Ray cannot start on this machine ({first_line(error)}); it needs a writable home and /tmp, "
+                "or leave it out with --in-process"
+            ) from error
+        except Exception as error:  # Ray raises a plain one for a node that does not come up; `ask`, where none comes
+            reason = first_line(error) if not isinstance(error, ClusterLostError) else "no answer"
+            end_marked()
         else:
-            try:
-                if ":" in self._address:  # Ray itself would try for a minute
-                    host, _, port = self._address.rpartition(":")
-                    socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-                # A job whose code a cluster was handed passes that on to its workers by itself.
-                environment = {"py_modules": [self._code]} if self._code else None
-                # Whatever else listens there never answers Ray.
-                ask(lambda: ray.init(address=self._address, runtime_env=environment, **quiet), _JOIN_SECONDS)
-            except (ClusterLostError, ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
-                raise ValueError(
-                    f"no Ray cluster answers at --address {self._address} ({first_line(error)}); "
-                    "start one with 'ray start --head', set RAY_AUTH_MODE=token if it asks for this user's token, "
-                    "or leave --address out"
-                ) from error
+            return
+    raise ClusterLostError(f"Ray did not start within {_START_SECONDS:g} s, twice ({reason}); try --in-process")
 
 
 @contextmanager

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
-import os
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -13,10 +10,12 @@ import click
 
 from qkatlas.cluster.executor import ClusterLostError
 from qkatlas.jobs.cli.command import command_of
-from qkatlas.jobs.cli.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, INTERRUPTED, say
+from qkatlas.jobs.cli.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, say
 from qkatlas.jobs.cli.planted import model
 from qkatlas.jobs.cli.remote import list_jobs, logs, stop
+from qkatlas.jobs.cli.signals import Interrupted, answer_signals, interrupted
 from qkatlas.jobs.cli.store import runs, status, verify
+from qkatlas.jobs.cli.streams import tolerate_leaving_readers
 from qkatlas.jobs.loop.declaration import declarations
 from qkatlas.jobs.plan.command import plan_command
 from qkatlas.jobs.report.command import report
@@ -24,11 +23,12 @@ from qkatlas.jobs.report.command import report
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 all committed, 1 some shard could not be computed, 2 a bad request."""
+    tolerate_leaving_readers()
+    answer_signals()
+    code = run(list(sys.argv[1:] if argv is None else argv))  # noqa: TID251 - the one place
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a token or a path may hold what the terminal cannot show
-    signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))  # noqa: TID251 - the one place
+        stream.flush()
+    sys.exit(code)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -48,34 +48,37 @@ def run(argv: Sequence[str]) -> int:
     except click.ClickException as error:
         hint = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "submit"
         return _refuse(f"{error.format_message().rstrip('.')}; see {hint} --help")
-    except (click.Abort, KeyboardInterrupt):
-        return say("interrupted; what was committed is kept, and the same command goes on from there", INTERRUPTED)
+    except (Interrupted, click.Abort, KeyboardInterrupt) as error:
+        return interrupted(error)
     except ValueError as error:
         return _refuse(str(error))
     except ClusterLostError as error:
         return say(f"error: {error}; what was committed is kept, submit the same request again", INCOMPLETE)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; it is printed after everything was committed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return COMPLETE
     except PermissionError as error:
         return _refuse(f"{error.filename} may not be read or written by this user; change its mode or choose another")
     except OSError as error:
         if error.errno is None:  # what pyarrow raises for an object store, and we for a run
             return say(f"error: {' '.join(str(error).split())}; what was committed is kept, submit again", INCOMPLETE)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        return say(
-            f"error: the disk is full ({error.filename or error.strerror}); committed shards are kept, "
-            "make room and submit again",
-            INCOMPLETE,
-        )
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return say(
+                f"error: the disk is full ({error.filename or error.strerror}); committed shards are kept, "
+                "make room and submit again",
+                INCOMPLETE,
+            )
+        if error.errno in _NO_SUCH_PATH:
+            return _refuse(f"{_short(error.filename)} cannot be used ({error.strerror}); choose another name")
+        what = f"{error.strerror} ({_short(error.filename)})" if error.filename else error.strerror
+        return say(f"error: {what}; what was committed is kept, submit the same request again", INCOMPLETE)
     return done if isinstance(done, int) else COMPLETE
 
 
-def _terminate(number: int, frame: object) -> None:
-    """End as an interrupt does: the executor is closed, and what was committed is kept."""
-    raise KeyboardInterrupt
+_NO_SUCH_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENOENT)
+"""What a file system says of paths that a request should not have named."""
+
+
+def _short(path: object) -> str:
+    text = str(path)
+    return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
 
 
 def _refuse(message: str) -> int:

@@ -6,8 +6,8 @@ import re
 
 import click
 
-COMPLETE, INCOMPLETE, BAD_REQUEST, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes."""
+COMPLETE, INCOMPLETE, BAD_REQUEST = 0, 1, 2
+"""Exit codes; a signal's is 128 and its number."""
 
 
 def say(message: str, code: int) -> int:

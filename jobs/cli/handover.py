@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ import click
 from click.core import ParameterSource
 
 import qkatlas
-from qkatlas.jobs.cli.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, INTERRUPTED, harmless, say
+from qkatlas.jobs.cli.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, harmless, say
+from qkatlas.jobs.cli.signals import Interrupted, interrupted
 from qkatlas.jobs.cli.values import InputFile
 from qkatlas.jobs.loop.request import Request
 
@@ -126,9 +126,9 @@ def hand_over(request: Request, context: click.Context) -> int:
     command = shlex.join(["submit", *handover.arguments])
     try:
         size = _submit(dashboard, job_id, handover.entrypoint(), command, package)
-    except KeyboardInterrupt:
+    except (Interrupted, KeyboardInterrupt) as error:
         look = shlex.join(["submit", "jobs", "--address", request.address])
-        return say(f"interrupted before the cluster confirmed job {job_id}; look for it with: {look}", INTERRUPTED)
+        return interrupted(error, f"interrupted before the cluster confirmed job {job_id}; look for it with: {look}")
     if not request.quiet:
         click.echo(f"job {job_id} is with {request.address} (package of {size / 1e6:.1f} MB)", err=True)
     if not request.detach:
@@ -172,7 +172,8 @@ def follow_to_end(dashboard: Dashboard, job_id: str, address: str) -> int:
         address: of the cluster, for what to do next.
 
     Returns:
-        The job's exit code; 1 if it has none or the cluster is lost, 130 if the reader goes before the job ends.
+        The job's exit code; 1 if it has none or the cluster is lost, 128 and its number if a signal comes before
+        the job ends.
     """
     from qkatlas.cluster.remote_job import LostDashboardError, UnknownJobError, follow
 
@@ -186,10 +187,8 @@ def follow_to_end(dashboard: Dashboard, job_id: str, address: str) -> int:
             f"error: the cluster at {address} has lost job {job_id}, as a head does that starts anew; submit it again",
             INCOMPLETE,
         )
-    except (KeyboardInterrupt, BrokenPipeError) as error:
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return say(f"job {job_id} goes on; {again}, or end it with: {_how('stop', job_id, address)}", INTERRUPTED)
+    except (Interrupted, KeyboardInterrupt) as error:
+        return interrupted(error, f"job {job_id} goes on; {again}, or end it with: {_how('stop', job_id, address)}")
     return _end(state)
 
 
