@@ -232,7 +232,7 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
         if self._connected:
             ray.shutdown()
             self._connected = False
-        end_marked()
+            end_marked()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -288,7 +288,7 @@ def _start(grant: Grant) -> None:
     for _ in range(2):
         mark()
         try:
-            ask(begin, _START_SECONDS)
+            ask(begin, _START_SECONDS, stay=True)  # Linux ends its processes with the thread
         except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
             raise ValueError(
                 f"Ray cannot start on this machine ({first_line(error)}); it needs a writable home and /tmp, "

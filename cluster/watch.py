@@ -18,12 +18,13 @@ LOOK_SECONDS = 1.0
 """Between two looks at the cluster."""
 
 
-def ask(question: Callable[[], Value], seconds: float = SILENT_SECONDS) -> Value:
+def ask(question: Callable[[], Value], seconds: float = SILENT_SECONDS, *, stay: bool = False) -> Value:
     """What the head of the cluster answers; a question to one that is gone never returns.
 
     Args:
         question: is asked in a thread of its own, which is left behind if it has no answer.
         seconds: how long it may take.
+        stay: whether its thread lives on; processes that it started may end with it.
 
     Raises:
         ClusterLostError: if it takes longer.
@@ -35,6 +36,8 @@ def ask(question: Callable[[], Value], seconds: float = SILENT_SECONDS) -> Value
             answer.set_result(question())
         except BaseException as error:  # raised again below
             answer.set_exception(error)
+        if stay:
+            threading.Event().wait()
 
     threading.Thread(target=put, daemon=True).start()
     for patience in (seconds, 2 * LOOK_SECONDS):  # the second where this process itself had been stopped

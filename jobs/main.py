@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import click
 
 from qkatlas.cluster.executor import ClusterLostError
+from qkatlas.cluster.processes import leave
 from qkatlas.jobs.cli.command import command_of
-from qkatlas.jobs.cli.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, say
+from qkatlas.jobs.cli.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, SIGNALLED, say
 from qkatlas.jobs.cli.planted import model
 from qkatlas.jobs.cli.remote import list_jobs, logs, stop
 from qkatlas.jobs.cli.signals import Interrupted, answer_signals, interrupted
@@ -28,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     code = run(list(sys.argv[1:] if argv is None else argv))  # noqa: TID251 - the one place
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+    if code > SIGNALLED:
+        leave(code)
     sys.exit(code)
 
 

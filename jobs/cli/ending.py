@@ -6,8 +6,8 @@ import re
 
 import click
 
-COMPLETE, INCOMPLETE, BAD_REQUEST = 0, 1, 2
-"""Exit codes; a signal's is 128 and its number."""
+COMPLETE, INCOMPLETE, BAD_REQUEST, SIGNALLED = 0, 1, 2, 128
+"""Exit codes; the last is added to a signal's number."""
 
 
 def say(message: str, code: int) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import sys
 import threading
 from types import FrameType
 
-from qkatlas.cluster.processes import end_marked
-from qkatlas.jobs.cli.ending import say
+from qkatlas.cluster.processes import leave
+from qkatlas.jobs.cli.ending import SIGNALLED, say
 
 _ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGVTALRM")
 """Signals that end a program, and that it can answer."""
@@ -46,10 +46,9 @@ def interrupted(error: BaseException, message: str = "") -> int:
     Returns:
         The exit code, 128 and the signal's number.
     """
-    end_marked()
     number = error.number if isinstance(error, Interrupted) else int(signal.SIGINT)
     message = message or "interrupted; what was committed is kept, and the same command goes on from there"
-    return say(message, 128 + number)
+    return say(message, SIGNALLED + number)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -64,4 +63,6 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _end_now(number: int) -> None:
-    os._exit(interrupted(Interrupted(number)))
+    code = interrupted(Interrupted(number))
+    sys.stderr.flush()
+    leave(code)
