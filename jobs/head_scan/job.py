@@ -134,7 +134,9 @@ class HeadScanJob(ModelJob[HeadScan]):
             preparing="token states",
         )
 
-    def _heads_step(self, layer: int, heads: Sequence[Head], kin: Step[UnitStates, None]) -> Step[LayerInputs, HeadTask]:
+    def _heads_step(
+        self, layer: int, heads: Sequence[Head], kin: Step[UnitStates, None]
+    ) -> Step[LayerInputs, HeadTask]:
         def share(context: Context) -> LayerInputs | None:
             states = self._states_of(layer, context.threads)
             kin_ids_VN = committed_kin(context.run, kin.shards, states.made_from, len(states.values_VD))
@@ -207,7 +209,9 @@ class HeadScanJob(ModelJob[HeadScan]):
         return {
             "tokens": tokens_table(self.model),
             "prompts": self.drawn.table(),
-            "heads": heads_table([self._row(head, {**summary["head"], **columns[head]}) for head, summary in summaries]),
+            "heads": heads_table(
+                [self._row(head, {**summary["head"], **columns[head]}) for head, summary in summaries]
+            ),
             "spectrum": spectrum_table(summaries),
         }
 

@@ -12,9 +12,7 @@ from qkatlas.jobs.loop.option import check_options, option
 class HeadScan:
     """Every head of a model, or some of them, over the whole vocabulary."""
 
-    layers: str | None = option(
-        None, metavar="LIST", in_plan=True, help="Layers, such as 0-3,7.", shown_default="all"
-    )
+    layers: str | None = option(None, metavar="LIST", in_plan=True, help="Layers, such as 0-3,7.", shown_default="all")
     """Numbers and ranges of layers, from 0; None = every layer."""
     heads: str | tuple[str, ...] | None = option(
         None, metavar="LIST", in_plan=True, help="Heads of these layers, such as 0-5, or names such as L1H5,L4H11.",

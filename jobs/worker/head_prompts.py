@@ -166,9 +166,7 @@ def run_prompts(grant: Grant, shard: Shard, inputs: PromptInputs, passages: Pass
 
 def _run_sequences(grant: Grant, inputs: PromptInputs, sequences: Sequences) -> Produced:
     """Measure one kind of sequences in every head of the layers."""
-    means = measure_sequences(
-        inputs.weights, sequences, _layers(inputs.heads), threads=grant.cpus, device=grant.device
-    )
+    means = measure_sequences(inputs.weights, sequences, _layers(inputs.heads), threads=grant.cpus, device=grant.device)
     return Produced(summary={"behaviour": {name: mean_LN.tolist() for name, mean_LN in means.items()}})
 
 
