@@ -17,7 +17,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from qkatlas.cluster.in_process import InProcessExecutor
-from qkatlas.jobs.head_scan.job import HeadScan, HeadScanJob, choose_heads
+from qkatlas.jobs.head_scan.job import HeadScanJob
+from qkatlas.jobs.head_scan.spec import HeadScan
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.resolve import write_planted
 from qkatlas.jobs.loop.service import submit
@@ -77,8 +78,7 @@ def main(planted: int, random_: int, size: str) -> None:
 
 def labels(path: Path, out: Path, states: str = "mlp") -> dict[str, str]:
     """Scan every head of a checkpoint; its labels."""
-    model = Model.open("checkpoint", path)
-    job = HeadScanJob(HeadScan(heads=choose_heads(None, None, model), states=states), model)
+    job = HeadScanJob(HeadScan(states=states), Model.open("checkpoint", path))
     run = submit(job, out=out, executor=InProcessExecutor(), gpus=0).run
     rows = read_whole(run, "heads").to_pylist()
     return {f"L{row['layer']}H{row['head']}": row["label"] for row in rows}

@@ -17,12 +17,12 @@ import click
 
 from qkatlas.cluster.in_process import local_cpus
 from qkatlas.jobs.full_vocab.plan import plan_full_vocab
+from qkatlas.jobs.full_vocab.spec import FullVocab
 from qkatlas.jobs.head_scan.plan import plan_head_scan
-from qkatlas.jobs.inputs.heads import heads_within
+from qkatlas.jobs.head_scan.spec import HeadScan
 from qkatlas.jobs.plan.device import Core
 from qkatlas.jobs.plan.plan import Machines, Plan
 from qkatlas.jobs.plan.shape import find_shape
-from qkatlas.pipeline.models.head import Head
 
 QUICK = (
     ("full-vocab", "planted-small", {"top_k": 16}),
@@ -103,11 +103,8 @@ def planned(job: str, model: str, options: dict[str, Any]) -> Plan:
     """The plan of a job with the command line's defaults."""
     shape = find_shape(model)
     if job == "full-vocab":
-        return plan_full_vocab(shape, Head(1, 5), states="mlp", top_k=options["top_k"])
-    layers, heads = options.get("layers"), options.get("heads")
-    names = heads_within(layers, heads, n_layers=shape.n_layers, n_heads=shape.n_heads)
-    chosen = [Head.parse(name) for name in names]
-    return plan_head_scan(shape, chosen, states="mlp", top_k=10, prompts=128, length=None)
+        return plan_full_vocab(shape, FullVocab(**options))
+    return plan_head_scan(shape, HeadScan(**options))
 
 
 if __name__ == "__main__":

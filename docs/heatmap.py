@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from qkatlas.jobs.full_vocab.job import FullVocab, FullVocabJob
+from qkatlas.jobs.full_vocab.job import FullVocabJob
+from qkatlas.jobs.full_vocab.spec import FullVocab
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.resolve import resolve
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qkatlas.jobs.cli.ending import COMPLETE, INCOMPLETE, say
 from qkatlas.jobs.cli.handover import hand_over
 from qkatlas.jobs.cli.values import Choice, InputFile
 from qkatlas.jobs.loop.option import Option, options_of
@@ -29,15 +30,20 @@ def command_of(declaration: Declaration) -> click.Command:
         if request.is_remote:
             return hand_over(request, click.get_current_context())
         common = {option.name: getattr(request, option.name) for option in declaration.options if option.common}
-        spec = declaration.spec(**taken(declaration.spec, given), **common)
+        spec = declaration.spec(**(taken(declaration.spec, given) | common))
 
         # Loaded only now, so that a request that is refused by its words alone is refused at once.
+        from qkatlas.jobs.loop.result import IncompleteError
         from qkatlas.jobs.loop.session import Session
 
-        with Session(request) as session:
-            job = declaration.load(declaration.job).open(spec, session)
-            result = session.submit(job)
-        return session.report(result, job)
+        try:
+            with Session(request) as session:
+                job = declaration.load(declaration.job).open(spec, session)
+                result = session.submit(job)
+            session.report(result, job)
+        except IncompleteError as error:  # of the job, or of one that it stands on
+            return say(f"error: {error}", INCOMPLETE)
+        return COMPLETE
 
     own = [option for option in declaration.options if not option.common]
     shared = [option for option in options_of(Request) if declaration.opens_model or option.name != "model"]

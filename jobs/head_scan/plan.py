@@ -8,9 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from qkatlas.jobs.full_vocab.shards import ROWS_PER_SHARD
-from qkatlas.jobs.head_scan.shards import CATEGORY_PROMPTS, SEQUENCES, head_scan_shards, shard_files
+import pyarrow as pa
+
+from qkatlas.jobs.head_scan.job import HeadScanJob
+from qkatlas.jobs.head_scan.shards import HEADS, head_scan_shards
+from qkatlas.jobs.head_scan.spec import HeadScan
+from qkatlas.jobs.inputs.heads import heads_within
 from qkatlas.jobs.inputs.prompts import words_in_prompt
+from qkatlas.jobs.inputs.settings import require_top_k_fits
 from qkatlas.jobs.plan import memory as held
 from qkatlas.jobs.plan.load import (
     REFERENCE_TOKENS,
@@ -26,47 +31,43 @@ from qkatlas.jobs.plan.plan import Plan
 from qkatlas.jobs.plan.shape import Shape
 from qkatlas.jobs.plan.step import DRIVER, WORKERS, Load, Step
 from qkatlas.jobs.plan.table import PlannedTable
+from qkatlas.jobs.worker.prompt_shards import CATEGORY_PROMPTS, SEQUENCES
+from qkatlas.jobs.worker.ranges import ROWS_PER_SHARD
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.outputs.schemas import head_scan as schemas_heads
 from qkatlas.outputs.schemas import prompts as schemas_prompts
 from qkatlas.outputs.schemas import scores as schemas
 from qkatlas.pipeline.circuit.kin import KIN
-from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.passes.behaviour import LONGEST_PREFIX, SEQUENCES_PER_KIND, block_length
 
 KINDS = 1 + LONGEST_PREFIX
 """Kinds of behaviour sequences: the whole block repeated, and each length of prefix."""
 
 
-def plan_head_scan(
-    shape: Shape, heads: Sequence[Head], *, states: str, top_k: int, prompts: int, length: int | None
-) -> Plan:
+def plan_head_scan(shape: Shape, spec: HeadScan) -> Plan:
     """Plan a run of `head-scan` on a model whose tokenizer has the words of the prompts.
 
     Args:
         shape: the model.
-        heads: the heads, by layer and place.
-        states: `--states`.
-        top_k: `--top-k`.
-        prompts: `--prompts`.
-        length: `--length`.
+        spec: what is asked for.
 
     Raises:
         ValueError: if the request does not fit the model.
     """
-    for head in heads:
-        head.require_inside(shape.n_layers, shape.n_heads)
-    words = words_in_prompt(length, shape.n_ctx)
+    heads = heads_within(spec.layers, spec.heads, n_layers=shape.n_layers, n_heads=shape.n_heads)
+    require_top_k_fits(spec.top_k, shape.vocab_size)
+    words = words_in_prompt(spec.length, shape.n_ctx)
+    states, top_k, prompts = spec.states, spec.top_k, spec.prompts
     v, d, h = shape.vocab_size, shape.d_model, shape.d_head
     kin = min(KIN, v - 1)
     block = block_length(shape.n_ctx, v - 1)
-    shards = head_scan_shards(heads, v, prompts=prompts if words else 0, kinds=KINDS if block else 0)
+    shards = head_scan_shards(heads, v, prompts=prompts if words else 0, sequences=KINDS if block else 0)
     tables = _tables(shards, shape, len(heads), top_k=top_k, prompts=prompts, words=words, kin=kin)
     by_name = {table.name: table.bytes(v) for table in tables}
 
     layers = len({head.layer for head in heads})
     last = heads[-1].layer
-    of_prompts = sum(shard.group in (CATEGORY_PROMPTS, SEQUENCES) for shard in shards)
+    of_prompts = sum(shard.kind in (CATEGORY_PROMPTS, SEQUENCES) for shard in shards)
     kin_pieces = max(1, (len(shards) - of_prompts - len(heads)) // layers)
     heads_at_once = -(-len(heads) // layers)
     tokens = prompts * (words + 1) + KINDS * SEQUENCES_PER_KIND * (1 + 2 * (block or 0))
@@ -127,20 +128,22 @@ def _tables(
     shards: Sequence[Shard], shape: Shape, heads: int, *, top_k: int, prompts: int, words: int, kin: int
 ) -> list[PlannedTable]:
     v = shape.vocab_size
-    files = [file for shard in shards for file in shard_files(shard)]
-    layers = len({shard.bounds["layer"] for shard in shards if "head" in shard.bounds})
+    files = {
+        table.name: len({table.path(shard) for shard in shards if table.belongs(shard)})
+        for table in HeadScanJob.tables
+        if not table.whole
+    }
+    layers = len({shard.bounds["layer"] for shard in shards if shard.kind == HEADS})
 
-    def parts(name: str) -> int:
-        return sum(file.startswith(f"{name}/") for file in files)
-
-    def table(name: str, rows: int, schema: object, files: int = 1) -> PlannedTable:
-        return PlannedTable(name=name, files=files, rows=rows if files else 0, schema=schema)
+    def table(name: str, rows: int, schema: pa.Schema) -> PlannedTable:
+        count = files.get(name, 1)
+        return PlannedTable(name=name, files=count, rows=rows if count else 0, schema=schema)
 
     return [
-        table("topk", heads * v, schemas.topk(top_k), parts("topk")),
-        table("self", heads * v, schemas.SELF_WITH_KIN, parts("self")),
-        table("kin", layers * v, schemas.kin(kin), parts("kin")),
-        table("prompt_scores", prompts * heads, schemas_heads.PROMPT_SCORES, parts("prompt_scores")),
+        table("topk", heads * v, schemas.topk(top_k)),
+        table("self", heads * v, schemas.SELF_WITH_KIN),
+        table("kin", layers * v, schemas.kin(kin)),
+        table("prompt_scores", prompts * heads, schemas_heads.PROMPT_SCORES),
         table("tokens", v, schemas.TOKENS),
         table("prompts", prompts if words else 0, schemas_prompts.prompts(1 + words)),
         table("heads", heads, schemas_heads.HEADS),

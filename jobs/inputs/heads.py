@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from qkatlas.pipeline.models.head import Head
 
 
-def heads_within(layers: str | None, heads: str | None, *, n_layers: int, n_heads: int) -> tuple[str, ...]:
+def heads_within(
+    layers: str | None, heads: str | Sequence[str] | None, *, n_layers: int, n_heads: int
+) -> tuple[Head, ...]:
     """The heads that `--layers` and `--heads` mean.
 
     Args:
         layers: numbers and ranges such as `0-3,7`; None = every layer.
-        heads: numbers and ranges for each of these layers, or names such as `L1H5,L4H11`; None = every head.
+        heads: numbers and ranges for each of these layers, or names such as `L1H5,L4H11`; None = every head. Names may
+            be a sequence too.
         n_layers: layers of the model.
         n_heads: heads in each layer.
 
     Returns:
-        The heads' names, by layer and place, each once.
+        The heads, by layer and place, each once.
 
     Raises:
         ValueError: if the text is malformed, or names what the model does not have.
     """
-    if heads is not None and "L" in heads:
+    if heads is not None and not (isinstance(heads, str) and "L" not in heads):
+        names = heads.split(",") if isinstance(heads, str) else heads
         if layers is not None:
-            raise ValueError(f"--layers {layers} and the names in --heads {heads} exclude each other; leave one out")
-        named = [Head.parse(name.strip()) for name in heads.split(",")]
+            raise ValueError(
+                f"--layers {layers} and the names in --heads {','.join(names)} exclude each other; leave one out"
+            )
+        named = [Head.parse(name.strip()) for name in names]
         for head in named:
             head.require_inside(n_layers, n_heads)
-        return tuple(str(head) for head in sorted(set(named)))
+        return tuple(sorted(set(named)))
     chosen_layers = _numbers("--layers", layers, n_layers)
     chosen_heads = _numbers("--heads", heads, n_heads)
-    return tuple(str(Head(layer, head)) for layer in chosen_layers for head in chosen_heads)
+    return tuple(Head(layer, head) for layer in chosen_layers for head in chosen_heads)
 
 
 def _numbers(option: str, text: str | None, count: int) -> list[int]:

@@ -222,6 +222,7 @@ class _Computing:
         if step.per_device:
             inputs = f"{inputs} {self._grant.device}"
         handle = self._executor.put(shared)
+        del shared  # the driver needs its own copy no more
         self._context.clock.lap(step.preparing)
         receipts = self._run.receipts()
         for shard in step.shards:

@@ -84,27 +84,20 @@ class Session:
         """Show a line while a job runs."""
         self._progress.say(line)
 
-    def report(self, result: Result, job: Job[Any]) -> int:
+    def report(self, result: Result, job: Job[Any]) -> None:
         """Say how a job ended: its answer, where the data lies, how long it took, and what to try next.
 
         Args:
             result: how the job ended.
             job: the job.
 
-        Returns:
-            The exit code: 0, or 1 if shards failed.
+        Raises:
+            IncompleteError: if some of its shards could not be computed.
         """
-        if result.failures:
-            print(
-                f"submit: error: {len(result.failures)} shards failed, tracebacks in {result.run.failure_log}; the "
-                "others are kept, submit the same request again to compute only these",
-                file=sys.stderr,
-            )
-            return 1
+        run = result.require_complete()
         if not self.request.quiet:
-            self._console.print(job.answer(result.run))
+            self._console.print(job.answer(run))
             self._report_done(result, job)
-        return 0
 
     def _report_done(self, result: Result, job: Job[Any]) -> None:
         folder = result.run.folder

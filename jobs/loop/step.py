@@ -51,7 +51,7 @@ class Step(Generic[Shared, Each]):
     """One kind of work of a job.
 
     Attributes:
-        kind: of its shards.
+        kind: of its shards; of the first of them where they are of several.
         shards: fixed pieces, the same on every machine.
         share: makes on the driver, once, what all shards need; None where what it stands on is missing or stale. The
             loop hashes it, and puts it where workers read it.

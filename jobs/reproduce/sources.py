@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from qkatlas.jobs.ablation.job import Ablation, AblationJob
-from qkatlas.jobs.full_vocab.job import FullVocab, FullVocabJob
+from qkatlas.jobs.ablation.job import AblationJob
+from qkatlas.jobs.ablation.spec import Ablation
+from qkatlas.jobs.full_vocab.job import FullVocabJob
+from qkatlas.jobs.full_vocab.spec import FullVocab
 from qkatlas.jobs.inputs.model import Model
-from qkatlas.jobs.loop.service import Job
+from qkatlas.jobs.loop.job import Job
 from qkatlas.jobs.reproduce import measures
 from qkatlas.jobs.reproduce.published import DEFINED, PUBLISHED, Facts
 from qkatlas.jobs.reproduce.verdicts import Measured, absent
-from qkatlas.jobs.similarity.job import Similarity, SimilarityJob
+from qkatlas.jobs.similarity.job import SimilarityJob
+from qkatlas.jobs.similarity.spec import Similarity
 from qkatlas.jobs.steering.job import SteeringJob
 from qkatlas.jobs.steering.spec import Steering
 from qkatlas.outputs.runs.reader import list_matrix, read_rows, read_whole
@@ -60,7 +63,7 @@ def has_gpt2_vocabulary(facts: Facts, model: Model) -> bool:
 
 def source_jobs(
     facts: Facts, model: Model, tokens: tuple[int, ...] | None, runs: Mapping[str, Run], *, seed: int
-) -> Iterator[tuple[str, Job]]:
+) -> Iterator[tuple[str, Job[Any]]]:
     """The jobs with the names that their runs have below, one at a time, for each holds token states.
 
     Args:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from qkatlas.cluster.executor import Grant
+from qkatlas.jobs.loop.step import Produced
 from qkatlas.jobs.reproduce.measures import SpectrumFigures
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.pipeline.circuit.projection import HeadInputs
@@ -29,27 +31,69 @@ EDGES_PER_TOKEN = 4
 COSINE_BINS = 200
 """Of the similarity curves: bins of 0.01 from -1 to 1."""
 
-Done = tuple[str, tuple[()], dict[str, Any]]
-"""Digest of the inputs, no parts, and the receipt's summary."""
+
+@dataclass(frozen=True)
+class SharedModel:
+    """A model that prompts are run through."""
+
+    weights: ModelWeights
+
+    def identity(self) -> str:
+        """Hash of the weights."""
+        return self.weights.key
 
 
-def run_masked(grant: Grant, shard: Shard, digest: str, weights: ModelWeights, prompts: CategoryPrompts) -> Done:
+@dataclass(frozen=True)
+class HeadFactors:
+    """A head's folded W'_Q and W'_K, float64 [D, H] each, by variant."""
+
+    head: Head
+    variants: Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class FrequentTokens:
+    """States of frequent tokens divided by their length, and what a head makes of them."""
+
+    unit_ND: np.ndarray
+    inputs: HeadInputs
+
+    def first(self, count: int) -> FrequentTokens:
+        """The most frequent of them."""
+        inputs = self.inputs
+        return FrequentTokens(
+            self.unit_ND[:count], HeadInputs(inputs.queries_VH[:count], inputs.keys_VH[:count], inputs.scale)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linking:
+    """How tokens are linked to their best keys.
+
+    Attributes:
+        swapped: whether rows of scores are taken for keys, as the authors' code has it.
+        seed: of Leiden.
+    """
+
+    swapped: bool
+    seed: int
+
+
+def run_masked(grant: Grant, shard: Shard, model: SharedModel, prompts: CategoryPrompts) -> Produced:
     """The notebook's own score of every head: mean over the prompts that have expected pairs."""
-    attention_PLN = measure_masked_attention(weights, prompts, threads=grant.cpus, device=grant.device)
+    attention_PLN = measure_masked_attention(model.weights, prompts, threads=grant.cpus, device=grant.device)
     marked_P = ~np.isnan(attention_PLN[:, 0, 0])
     mean_LN = attention_PLN[marked_P].mean(axis=0) if marked_P.any() else None
-    return f"{digest} {grant.device}", (), {"masked": None if mean_LN is None else mean_LN.tolist()}
+    return Produced(summary={"masked": None if mean_LN is None else mean_LN.tolist()})
 
 
-def run_spectrum(
-    grant: Grant, shard: Shard, digest: str, factors: dict[str, tuple[np.ndarray, np.ndarray]], head: Head, seed: int
-) -> Done:
+def run_spectrum(grant: Grant, shard: Shard, factors: HeadFactors, seed: int) -> Produced:
     """Singular values and counts of negative eigenvalues of a head, for each variant of its folded weights."""
     found = {}
-    for variant, (w_q_DH, w_k_DH) in factors.items():
+    for variant, (w_q_DH, w_k_DH) in factors.variants.items():
         own = head_spectrum(w_q_DH, w_k_DH)
         # Only the null's count is used, which depends on no second moment of states.
-        null = compare_with_null(own, np.eye(len(w_q_DH)), head, seed=seed).n_negative_top_H
+        null = compare_with_null(own, np.eye(len(w_q_DH)), factors.head, seed=seed).n_negative_top_H
         eigenvalues = own.eigenvalues_2H
         nonzero = np.abs(eigenvalues) > ZERO_SHARE * np.abs(eigenvalues).max()
         found[variant] = vars(
@@ -63,31 +107,31 @@ def run_spectrum(
                 null_std=null.std,
             )
         )
-    return digest, (), {"spectrum": found}
+    return Produced(summary={"spectrum": found})
 
 
-def run_similarity(grant: Grant, shard: Shard, digest: str, unit_ND: np.ndarray, inputs: HeadInputs) -> Done:
+def run_similarity(grant: Grant, shard: Shard, tokens: FrequentTokens, each: None) -> Produced:
     """The similarity curve with the key's self score subtracted, as the authors' code has it.
 
     S[t, u] - S[u, u] of the pair (t, u) is what the pair (u, t) has where queries and keys change places, and its
     cosine is the same.
     """
-    swapped = swap(inputs)
-    scores = ScoreRange.of(swapped)
+    swapped = _swap(tokens.inputs)
+    scores, unit_ND = ScoreRange.of(swapped), tokens.unit_ND
     found = curve(pair_sums(unit_ND, swapped, slice(0, len(unit_ND)), scores, COSINE_BINS, threads=grant.cpus), scores)
-    return digest, (), {
-        "similarity": {
-            "cosine_low": found.edges[:-1].tolist(),
-            "cosine_high": found.edges[1:].tolist(),
-            "count": found.counts_C.tolist(),
-            "self_pairs": found.self_pairs_C.tolist(),
-            "mean": [None if np.isnan(mean) else float(mean) for mean in found.mean_C],
-        }
-    }  # fmt: skip
+    columns = {
+        "cosine_low": found.edges[:-1].tolist(),
+        "cosine_high": found.edges[1:].tolist(),
+        "count": found.counts_C.tolist(),
+        "self_pairs": found.self_pairs_C.tolist(),
+        "mean": [None if np.isnan(mean) else float(mean) for mean in found.mean_C],
+    }
+    return Produced(summary={"similarity": columns})
 
 
-def run_clusters(grant: Grant, shard: Shard, digest: str, inputs: HeadInputs, seed: int) -> Done:
+def run_clusters(grant: Grant, shard: Shard, inputs: HeadInputs, linking: Linking) -> Produced:
     """Communities of some tokens, each linked to its best keys among them."""
+    inputs = _swap(inputs) if linking.swapped else inputs
     count = len(inputs.keys_VH)
     ids_N = np.arange(count, dtype=np.int32)
     k = min(EDGES_PER_TOKEN + 1, count)  # one of them may be the token itself
@@ -97,13 +141,13 @@ def run_clusters(grant: Grant, shard: Shard, digest: str, inputs: HeadInputs, se
     counts, qualities = [], []
     for restart in range(RESTARTS):
         community_N, quality = find_communities(
-            graph, quality="modularity", resolution=None, seed=seed, restart=restart
+            graph, quality="modularity", resolution=None, seed=linking.seed, restart=restart
         )
         counts.append(int((np.bincount(community_N) > 1).sum()))
         qualities.append(quality)
-    return digest, (), {"clusters": {"counts": counts, "best": int(np.argmax(qualities))}}
+    return Produced(summary={"clusters": {"counts": counts, "best": int(np.argmax(qualities))}})
 
 
-def swap(inputs: HeadInputs) -> HeadInputs:
+def _swap(inputs: HeadInputs) -> HeadInputs:
     """The same scores with rows as keys."""
     return HeadInputs(inputs.keys_VH, inputs.queries_VH, inputs.scale)

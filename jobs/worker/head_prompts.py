@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from qkatlas.cluster.executor import Executor, Grant
-from qkatlas.jobs.head_scan.shards import CATEGORY_PROMPTS, SEQUENCES, prompt_shards, shard_files
+from qkatlas.cluster.executor import Grant
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.prompts import DrawnPrompts
-from qkatlas.jobs.loop.clock import Clock
-from qkatlas.outputs.places.folder import Folder
-from qkatlas.outputs.runs.part import Part, write_part
+from qkatlas.jobs.loop.step import Context, Produced, Step
+from qkatlas.jobs.worker.prompt_shards import CATEGORY_PROMPTS, SEQUENCES, prompt_shards
 from qkatlas.outputs.runs.reader import read_parts
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
@@ -30,60 +28,81 @@ from qkatlas.pipeline.passes.prompt_measures import PromptStates, measure_prompt
 from qkatlas.pipeline.passes.semantic import mean_and_std
 from qkatlas.pipeline.text.prompts import CategoryPrompts
 
+Passages = CategoryPrompts | Sequences
+"""What one shard runs the model on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptInputs:
+    """What all prompts and sequences share.
+
+    Attributes:
+        weights: the model.
+        heads: the heads that are measured.
+        states: token states that real scores are compared with; None where there are no category prompts.
+    """
+
+    weights: ModelWeights
+    heads: Sequence[Head]
+    states: PromptStates | None
+
+    def identity(self) -> str:
+        """SHA-256 of the weights' own and of the states."""
+        digest = hashlib.sha256(self.weights.key.encode())
+        for by_layer in self.states.states.values() if self.states else ():
+            for states_UD in by_layer.values():
+                digest.update(states_UD.data)
+        return digest.hexdigest()
+
 
 class HeadPrompts:
     """What a head scan runs the model on.
 
     Args:
         model: the model.
-        heads: the heads that are scanned.
+        heads: the heads that are scanned, by layer and place.
         drawn: the category prompts.
         seed: of the behaviour sequences.
     """
 
     def __init__(self, model: Model, heads: Sequence[Head], drawn: DrawnPrompts, *, seed: int) -> None:
         self._model = model
-        self._heads = list(heads)
-        self._layers = sorted({head.layer for head in heads})
+        self._heads = tuple(heads)
+        self._layers = _layers(heads)
         self._prompts = drawn.prompts
         architecture, ordinary = model.checkpoint.architecture, model.ordinary_tokens()
         block = block_length(architecture.n_ctx, len(ordinary))
         bos = architecture.require_bos()
         self.sequences = draw_sequences(ordinary, bos=bos, block=block, seed=seed) if block else []
 
-    def shards(self) -> list[Shard]:
-        """Fixed ranges of the prompts, and one shard for each kind of sequence."""
-        return prompt_shards(*self.counts())
+    def step(self) -> Step[PromptInputs, Passages]:
+        """Prompts and sequences in one step, so that the model's weights are shared once."""
+        return Step(
+            kind=CATEGORY_PROMPTS,
+            shards=self._shards(),
+            share=self._share,
+            each=self._passages,
+            compute=run_prompts,
+            preparing="token states",
+            per_device=True,
+        )
 
-    def counts(self) -> tuple[int, int]:
-        """How many prompts there are, and how many kinds of sequences."""
-        return len(self._prompts.tokens_PT) if self._prompts else 0, len(self.sequences)
+    def _shards(self) -> list[Shard]:
+        return prompt_shards(len(self._prompts.tokens_PT) if self._prompts else 0, len(self.sequences))
 
-    def tasks(
-        self, stage: Sequence[Shard], run: Run, executor: Executor, threads: int, clock: Clock
-    ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
-        """The shards with what a worker needs for them; the weights are shared once."""
-        folder = run.folder
-        weights = executor.put(self._model.weights())
-        key = self._model.identity["weights_sha256"]
-        states, digest = None, key
-        if any(shard.group == CATEGORY_PROMPTS for shard in stage):
-            prompt_states = self._prompt_states(threads)
-            digest = _digest(key, prompt_states)
-            states = executor.put(prompt_states)
-        clock.lap("token states")
-        for shard in stage:
-            if shard.group == SEQUENCES:
-                yield shard, (key, weights, self.sequences[shard.bounds["kind"]], self._layers)
-            else:
-                assert self._prompts is not None
-                chosen = self._prompts[shard.bounds["start"] : shard.bounds["stop"]]
-                yield shard, (folder, digest, weights, states, chosen, self._heads)
+    def _share(self, context: Context) -> PromptInputs:
+        states = self._states(self._prompts, context.threads) if self._prompts else None
+        return PromptInputs(weights=self._model.weights(), heads=self._heads, states=states)
 
-    def _prompt_states(self, threads: int) -> PromptStates:
+    def _passages(self, shard: Shard) -> Passages:
+        if shard.kind == SEQUENCES:
+            return self.sequences[shard.bounds["sequence"]]
+        assert self._prompts is not None, "there are no shards of them otherwise"
+        return self._prompts[shard.rows]
+
+    def _states(self, prompts: CategoryPrompts, threads: int) -> PromptStates:
         """All kinds of states of the prompts' tokens, for every layer that is scanned."""
-        assert self._prompts is not None
-        token_ids = np.unique(self._prompts.tokens_PT).tolist()
+        token_ids = np.unique(prompts.tokens_PT).tolist()
         last = self._layers[-1]
         means_LD = self._model.attention_means(last, threads=threads) if last else None
         found: dict[str, dict[int, np.ndarray]] = {}
@@ -97,7 +116,7 @@ class HeadPrompts:
     def columns(self, run: Run) -> dict[Head, dict[str, float | None]]:
         """The columns of every head that come from prompts; None where the model or its words allow none."""
         receipts = run.receipts()
-        mine = [receipts[shard.name] for shard in self.shards()]
+        mine = [receipts[shard.name] for shard in self._shards()]
         found: dict[Head, dict[str, float | None]] = {head: {} for head in self._heads}
         if self._prompts:
             table = read_parts(run, [part for receipt in mine for part in receipt.parts])
@@ -118,19 +137,23 @@ class HeadPrompts:
         return found
 
 
-def run_prompts(
-    grant: Grant,
-    shard: Shard,
-    folder: Folder,
-    digest: str,
-    weights: ModelWeights,
-    states: PromptStates,
-    prompts: CategoryPrompts,
-    heads: Sequence[Head],
-) -> tuple[str, tuple[Part, ...], dict[str, Any]]:
-    """Score some category prompts in every head; runs on a worker."""
-    scores_PC, sums = measure_prompts(weights, prompts, states, heads, threads=grant.cpus, device=grant.device)
-    numbers = np.arange(shard.bounds["start"], shard.bounds["stop"], dtype=np.int32)
+def run_prompts(grant: Grant, shard: Shard, inputs: PromptInputs, passages: Passages) -> Produced:
+    """Run the model on some category prompts, or on one kind of sequences; runs on a worker.
+
+    Args:
+        grant: what the worker may use.
+        shard: one of `prompt_shards`.
+        inputs: the model, and what is measured.
+        passages: what it reads.
+    """
+    if isinstance(passages, Sequences):
+        return _run_sequences(grant, inputs, passages)
+    heads = inputs.heads
+    assert inputs.states is not None, "prompts come with the states of their tokens"
+    scores_PC, sums = measure_prompts(
+        inputs.weights, passages, inputs.states, heads, threads=grant.cpus, device=grant.device
+    )
+    numbers = np.arange(shard.rows.start, shard.rows.stop, dtype=np.int32)
     columns = [
         pa.array(np.repeat(numbers, len(heads))),
         pa.array(np.tile(np.array([head.layer for head in heads], np.int32), len(numbers))),
@@ -138,22 +161,14 @@ def run_prompts(
         pa.array(scores_PC.reshape(-1)),
     ]
     table = pa.Table.from_arrays(columns, schema=schemas_heads.PROMPT_SCORES)
-    (file,) = shard_files(shard)
-    part = write_part(folder, file, table)
-    return f"{digest} {grant.device}", (part,), {"fidelity": {kind: sums_C6.tolist() for kind, sums_C6 in sums.items()}}
+    return Produced({"prompt_scores": table}, {"fidelity": {kind: sums_C6.tolist() for kind, sums_C6 in sums.items()}})
 
 
-def run_sequences(
-    grant: Grant, shard: Shard, digest: str, weights: ModelWeights, sequences: Sequences, layers: Sequence[int]
-) -> tuple[str, tuple[Part, ...], dict[str, Any]]:
-    """Measure one kind of sequences in every head of some layers; runs on a worker."""
-    means = measure_sequences(weights, sequences, layers, threads=grant.cpus, device=grant.device)
-    return f"{digest} {grant.device}", (), {"behaviour": {name: mean_LN.tolist() for name, mean_LN in means.items()}}
+def _run_sequences(grant: Grant, inputs: PromptInputs, sequences: Sequences) -> Produced:
+    """Measure one kind of sequences in every head of the layers."""
+    means = measure_sequences(inputs.weights, sequences, _layers(inputs.heads), threads=grant.cpus, device=grant.device)
+    return Produced(summary={"behaviour": {name: mean_LN.tolist() for name, mean_LN in means.items()}})
 
 
-def _digest(weights: str, states: PromptStates) -> str:
-    digest = hashlib.sha256(weights.encode())
-    for by_layer in states.states.values():
-        for states_UD in by_layer.values():
-            digest.update(states_UD.data)
-    return digest.hexdigest()
+def _layers(heads: Sequence[Head]) -> list[int]:
+    return sorted({head.layer for head in heads})

@@ -11,7 +11,9 @@ import pyarrow as pa
 
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.loop.table import Table
+from qkatlas.jobs.worker.prompt_shards import CATEGORY_PROMPTS, prompt_part
 from qkatlas.outputs.schemas import head_scan as schemas_heads
+from qkatlas.outputs.schemas import prompts as schemas_prompts
 from qkatlas.outputs.schemas import scores as schemas
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.scoring.engine import RowScores
@@ -27,6 +29,11 @@ SELF_WITH_KIN = Table(
 KIN = Table(
     name="kin", rows="one row a token", schema=schemas.kin(16), file="kin/layer={layer}/part-{part:05d}.parquet",
     kinds=("kin",),
+)  # fmt: skip
+PROMPTS = Table(name="prompts", rows="one row a prompt", schema=schemas_prompts.prompts(65))
+PROMPT_SCORES = Table(
+    name="prompt_scores", rows="one row for each prompt and head", schema=schemas_heads.PROMPT_SCORES,
+    file="prompt_scores/part-{part:05d}.parquet", fields=prompt_part, kinds=(CATEGORY_PROMPTS,),
 )  # fmt: skip
 """Tables that several jobs have."""
 

@@ -88,13 +88,10 @@ def test_the_image_holds_every_package() -> None:
 
 def test_sizes_cover_what_the_plan_says(job: dict) -> None:
     from qkatlas.jobs.head_scan.plan import plan_head_scan
-    from qkatlas.jobs.inputs.heads import heads_within
+    from qkatlas.jobs.head_scan.spec import HeadScan
     from qkatlas.jobs.plan.shape import PRESETS
-    from qkatlas.pipeline.models.head import Head
 
-    shape = PRESETS["gpt2-xl"]
-    heads = [Head.parse(name) for name in heads_within(None, None, n_layers=shape.n_layers, n_heads=shape.n_heads)]
-    memory = plan_head_scan(shape, heads, states="mlp", top_k=10, prompts=128, length=None).memory
+    memory = plan_head_scan(PRESETS["gpt2-xl"], HeadScan()).memory
     spec = job["spec"]["rayClusterSpec"]
 
     def limit(group: dict) -> int:

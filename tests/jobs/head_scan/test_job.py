@@ -14,11 +14,16 @@ import pytest
 from support.interruptions import Stopping, hashes
 from support.part_files import part_file
 
+from qkatlas.cluster.executor import Handle
 from qkatlas.cluster.in_process import InProcessExecutor
-from qkatlas.jobs.head_scan.job import HeadScan, HeadScanJob, choose_heads
+from qkatlas.jobs.head_scan.job import HeadScanJob
+from qkatlas.jobs.head_scan.spec import HeadScan
 from qkatlas.jobs.inputs.model import Model
+from qkatlas.jobs.loop.clock import Clock
 from qkatlas.jobs.loop.service import Result, submit
+from qkatlas.jobs.loop.step import Context, stages
 from qkatlas.jobs.main import run as submit_command
+from qkatlas.jobs.worker.head_prompts import PromptInputs
 from qkatlas.outputs.runs import store
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.schemas import head_scan as schemas_heads
@@ -28,10 +33,8 @@ from qkatlas.pipeline.models.checkpoint import Checkpoint
 from qkatlas.pipeline.models.head import Head
 
 
-def scan(folder: Path, out: Path, heads: tuple[str, ...] | None = None, executor: Any = None, **spec: Any) -> Result:
-    model = Model.open("test", folder)
-    names = heads or choose_heads(None, None, model)
-    job = HeadScanJob(HeadScan(heads=names, **spec), model)
+def scan(folder: Path, out: Path, executor: Any = None, **spec: Any) -> Result:
+    job = HeadScanJob(HeadScan(**spec), Model.open("test", folder))
     return submit(job, out=out, executor=executor or InProcessExecutor(), gpus=0)
 
 
@@ -131,9 +134,10 @@ def test_tables_follow_their_schemas_and_cover_every_head(random_scan: Run) -> N
 
 
 def test_a_scan_agrees_with_full_vocab(random_model: Path, random_scan: Run, tmp_path: Path) -> None:
-    from qkatlas.jobs.full_vocab.job import FullVocab, FullVocabJob
+    from qkatlas.jobs.full_vocab.job import FullVocabJob
+    from qkatlas.jobs.full_vocab.spec import FullVocab
 
-    job = FullVocabJob(FullVocab(head="L2H4", top_k=10), Model.open("test", random_model), shards=3)
+    job = FullVocabJob(FullVocab(head="L2H4", top_k=10, shards=3), Model.open("test", random_model))
     single = submit(job, out=tmp_path, executor=InProcessExecutor(), gpus=0).run
     for name in ("topk", "self"):
         expected = ds.dataset(single.folder / name, partitioning=None).to_table().sort_by("token_id")
@@ -204,16 +208,16 @@ def test_a_scan_goes_on_where_states_have_other_bits(
 def test_heads_whose_kin_failed_are_listed_and_the_other_layers_finished(
     random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qkatlas.jobs.worker import kin
+    from qkatlas.jobs.loop import work
 
-    write_part = kin.write_part
+    write_part = work.write_part
 
     def full(folder: Path, path: str, table: pa.Table) -> Any:
         if path.startswith("kin/layer=1/"):
             raise OSError(28, "No space left on device")
         return write_part(folder, path, table)
 
-    monkeypatch.setattr(kin, "write_part", full)
+    monkeypatch.setattr(work, "write_part", full)
     result = scan(random_model, tmp_path)
     assert set(result.failures) == {"L1-kin-000000", *(f"L1H{head}" for head in range(8))}
     assert result.computed == 23
@@ -221,29 +225,47 @@ def test_heads_whose_kin_failed_are_listed_and_the_other_layers_finished(
     assert scan(random_model, tmp_path).computed == 9
 
 
+def test_the_next_layers_kin_are_found_beside_a_layers_heads(random_model: Path) -> None:
+    job = HeadScanJob(HeadScan(heads="L0H1,L1H2,L1H3,L2H4"), Model.open("test", random_model))
+    names = [[shard.name for step in stage for shard in step.shards] for stage in stages(job.steps())]
+    assert [[name for name in stage if not name.startswith(("prompts", "sequences"))] for stage in names] == [
+        ["L0-kin-000000"], ["L0H1", "L1-kin-000000"], ["L1H2", "L1H3", "L2-kin-000000"], ["L2H4"]
+    ]  # fmt: skip
+    assert names[0][0] == "sequences-0"
+
+
+def test_the_models_weights_are_shared_once(worded_model: Path, tmp_path: Path) -> None:
+    class Counting(InProcessExecutor):
+        def put(self, value: Any) -> Handle:
+            shared.append(value)
+            return super().put(value)
+
+    shared: list[Any] = []
+    result = scan(worded_model, tmp_path, heads="L0H1", prompts=3, length=8, executor=Counting())
+    assert {"prompts-000000", "sequences-0"} < result.run.receipts().keys()
+    assert sum(isinstance(value, PromptInputs) for value in shared) == 1
+    assert len(shared) == 3, "the layer's unit states and its states with kin are the others"
+
+
+def test_kin_of_other_states_are_refused(random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = scan(random_model, tmp_path, heads="L1H0").run
+    model = Model.open("test", random_model)
+    context = Context(run=run, threads=1, clock=Clock())
+
+    def heads_of_layer() -> Any:
+        (step,) = [step for step in HeadScanJob(HeadScan(heads="L1H0"), model).steps() if step.kind == "heads"]
+        return step.share(context)
+
+    assert heads_of_layer().kin_ids_VN.shape == (211, 16)
+    advance_to = TokenStates.advance_to
+    monkeypatch.setattr(TokenStates, "advance_to", lambda states, layer: advance_to(states, layer) + np.float32(1e-3))
+    assert heads_of_layer() is None
+
+
 def test_a_subset_of_heads_gives_the_same_rows(random_model: Path, random_scan: Run, tmp_path: Path) -> None:
     run = scan(random_model, tmp_path, heads=("L0H7", "L2H3")).run
     whole = pq.read_table(random_scan.folder / "heads.parquet").to_pylist()
     assert pq.read_table(run.folder / "heads.parquet").to_pylist() == [whole[7], whole[19]]
-
-
-def test_heads_are_chosen_by_layers_numbers_and_names(random_model: Path) -> None:
-    model = Model.open("test", random_model)
-    assert len(choose_heads(None, None, model)) == 24
-    assert choose_heads("1", "0-2,7", model) == ("L1H0", "L1H1", "L1H2", "L1H7")
-    assert choose_heads("0,2", "3", model) == ("L0H3", "L2H3")
-    assert choose_heads(None, "L2H1, L0H5,L2H1", model) == ("L0H5", "L2H1")
-    for layers, heads, named in (
-        ("3", None, "--layers '3' is outside"),
-        ("2-1", None, "outside"),
-        ("a", None, "malformed"),
-        (None, "8", "--heads '8' is outside"),
-        (None, "L3H0", "L3H0 is outside"),
-        (None, "L1", "malformed"),
-        ("1", "L1H5", "exclude each other"),
-    ):
-        with pytest.raises(ValueError, match=named):
-            choose_heads(layers, heads, model)
 
 
 @pytest.mark.parametrize("size", [1, 2])

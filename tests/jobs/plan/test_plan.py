@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from qkatlas.jobs.full_vocab.job import FullVocab, FullVocabJob
+from qkatlas.jobs.full_vocab.job import FullVocabJob
 from qkatlas.jobs.full_vocab.plan import plan_full_vocab
-from qkatlas.jobs.head_scan.job import HeadScan, HeadScanJob
+from qkatlas.jobs.full_vocab.spec import FullVocab
+from qkatlas.jobs.head_scan.job import HeadScanJob
 from qkatlas.jobs.head_scan.plan import plan_head_scan
-from qkatlas.jobs.inputs.heads import heads_within
+from qkatlas.jobs.head_scan.spec import HeadScan
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.loop.service import submit
 from qkatlas.jobs.main import run
@@ -24,19 +25,14 @@ from qkatlas.jobs.plan.plan import Machines, Plan
 from qkatlas.jobs.plan.shape import PRESETS, Shape, find_shape
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
-from qkatlas.pipeline.models.head import Head
 
 
-def scan(
-    shape: Shape, heads: str | None = None, layers: str | None = None, top_k: int = 10, prompts: int = 128
-) -> Plan:
-    names = heads_within(layers, heads, n_layers=shape.n_layers, n_heads=shape.n_heads)
-    chosen = [Head.parse(name) for name in names]
-    return plan_head_scan(shape, chosen, states="mlp", top_k=10, prompts=prompts, length=None)
+def scan(shape: Shape, heads: str | None = None, layers: str | None = None, prompts: int = 128) -> Plan:
+    return plan_head_scan(shape, HeadScan(layers=layers, heads=heads, prompts=prompts))
 
 
 def one_head(shape: Shape, top_k: int = 64, shards: int | None = None) -> Plan:
-    return plan_full_vocab(shape, Head(1, 5), states="mlp", top_k=top_k, shards=shards)
+    return plan_full_vocab(shape, FullVocab(top_k=top_k, shards=shards))
 
 
 def require_planned(plan: Plan, finished: Run, out: Path) -> None:
@@ -66,7 +62,7 @@ def require_planned(plan: Plan, finished: Run, out: Path) -> None:
 def test_a_full_vocab_run_is_as_planned(
     planted_tiny: Path, tmp_path: Path, executor: object, top_k: int, shards: int | None
 ) -> None:
-    job = FullVocabJob(FullVocab(top_k=top_k), Model.open("tiny", planted_tiny), shards=shards)
+    job = FullVocabJob(FullVocab(top_k=top_k, shards=shards), Model.open("tiny", planted_tiny))
     result = submit(job, out=tmp_path, executor=executor, gpus=0)
     require_planned(one_head(find_shape("planted-tiny"), top_k, shards), result.run, tmp_path)
 

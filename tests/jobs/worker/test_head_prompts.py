@@ -17,7 +17,8 @@ from support.part_files import part_file
 from transformers import GPT2LMHeadModel
 
 from qkatlas.cluster.in_process import InProcessExecutor
-from qkatlas.jobs.head_scan.job import HeadScan, HeadScanJob, choose_heads
+from qkatlas.jobs.head_scan.job import HeadScanJob
+from qkatlas.jobs.head_scan.spec import HeadScan
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.resolve import write_planted
 from qkatlas.jobs.loop.service import submit
@@ -28,8 +29,7 @@ from qkatlas.pipeline.planted.checkpoint import PlantedDesign
 
 
 def make_job(folder: Path, heads: str | None = None, **spec: Any) -> HeadScanJob:
-    model = Model.open("test", folder)
-    return HeadScanJob(HeadScan(heads=choose_heads(None, heads, model), **spec), model)
+    return HeadScanJob(HeadScan(heads=heads, **spec), Model.open("test", folder))
 
 
 def scan(job: HeadScanJob, out: Path) -> Path:

@@ -1,0 +1,40 @@
+"""What a head scan is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qkatlas.jobs.inputs import fields
+from qkatlas.jobs.loop.option import check_options, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadScan:
+    """Every head of a model, or some of them, over the whole vocabulary."""
+
+    layers: str | None = option(None, metavar="LIST", in_plan=True, help="Layers, such as 0-3,7.", shown_default="all")
+    """Numbers and ranges of layers, from 0; None = every layer."""
+    heads: str | tuple[str, ...] | None = option(
+        None, metavar="LIST", in_plan=True, help="Heads of these layers, such as 0-5, or names such as L1H5,L4H11.",
+        shown_default="all",
+    )  # fmt: skip
+    """Numbers and ranges for each of these layers, or names of heads; None = every head."""
+    top_k: int = fields.top_k(10)
+    """Keys kept for each query token."""
+    states: str = fields.states()
+    """How token states are taken."""
+    scores: str = fields.scores()
+    """Form of the score: `attention` (nats, with biases and scale) or `bilinear` (neither)."""
+    prompts: int = fields.prompts()
+    """Prompts of category words."""
+    length: int | None = fields.length()
+    """Words in a prompt; None = 64, or as many as the model reads after BOS."""
+    categories: tuple[tuple[str, ...], ...] | None = fields.categories()
+    """The words of each category; None = the project's list."""
+    seed: int = fields.seed()
+    """Seed of the prompts, of the bootstrap intervals and of the spectrum's null."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.heads == ():
+            raise ValueError("--heads names no head; name at least one, for example L1H5")

@@ -1,0 +1,104 @@
+"""What a head scan computes on workers, layer by layer: kin, then heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from qkatlas.cluster.executor import Grant
+from qkatlas.jobs.loop.step import Produced
+from qkatlas.jobs.worker.kin import UnitStates, find_kin
+from qkatlas.jobs.worker.tables import row_z, self_table, topk_table
+from qkatlas.outputs.runs.shard import Shard
+from qkatlas.pipeline.circuit.kin import kin_scores
+from qkatlas.pipeline.circuit.projection import HeadWeights, head_inputs
+from qkatlas.pipeline.circuit.spectrum import compare_with_null, head_spectrum
+from qkatlas.pipeline.circuit.summary import self_summary, spectrum_summary
+from qkatlas.pipeline.models.forward import forget_models
+from qkatlas.pipeline.models.head import Head
+from qkatlas.pipeline.scoring.engine import PreparedKeys, score_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerInputs:
+    """What the heads of a layer share.
+
+    Attributes:
+        states_VD: token states in front of the layer.
+        kin_ids_VN: everyone's kin, found from the same states.
+        moment_DD: second moment of the normalised states.
+        made_from: hash of the states.
+    """
+
+    states_VD: np.ndarray
+    kin_ids_VN: np.ndarray
+    moment_DD: np.ndarray
+    made_from: str
+
+    def identity(self) -> str:
+        """Hash of the states, which kin and moment follow from."""
+        return self.made_from
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadTask:
+    """One head, and what is asked of it.
+
+    Attributes:
+        head: the head.
+        weights: for its scores.
+        factors: W'_Q and W'_K, for its spectrum.
+        top_k: keys kept for each query token.
+        seed: of the bootstrap intervals and of the spectrum's null.
+    """
+
+    head: Head
+    weights: HeadWeights
+    factors: tuple[np.ndarray, np.ndarray]
+    top_k: int
+    seed: int
+
+
+def find_layer_kin(grant: Grant, shard: Shard, states: UnitStates, each: None) -> Produced:
+    """Find the kin of some of a layer's tokens; runs on a worker."""
+    forget_models()  # the prompts come first
+    return find_kin(grant, shard, states, each)
+
+
+def scan_head(grant: Grant, shard: Shard, layer: LayerInputs, task: HeadTask) -> Produced:
+    """Score every token against every token through one head, and sum up; runs on a worker.
+
+    Args:
+        grant: what the worker may use.
+        shard: of the head.
+        layer: what the heads of its layer share.
+        task: the head.
+    """
+    forget_models()
+    inputs = head_inputs(task.weights, layer.states_VD, threads=grant.cpus)
+    token_ids_V = np.arange(len(inputs.keys_VH), dtype=np.int32)
+    keys = PreparedKeys(inputs.keys_VH, device=grant.device)
+    scores = score_rows(
+        inputs.queries_VH, keys, row_ids_R=token_ids_V, k=task.top_k, scale=inputs.scale, threads=grant.cpus
+    )
+    kin_score_V = kin_scores(inputs.queries_VH, inputs.keys_VH, layer.kin_ids_VN, inputs.scale)
+    self_z_V = row_z(scores.self_score_R.astype(np.float64), scores)
+    # A child of the head's seed, whose own stream draws the null.
+    bootstrap = np.random.SeedSequence([task.seed, task.head.layer, task.head.index], spawn_key=(1,))
+    own = head_spectrum(*task.factors)
+    null = compare_with_null(own, layer.moment_DD, task.head, seed=task.seed)
+    tables = {"topk": topk_table(token_ids_V, scores), "self": self_table(token_ids_V, scores, kin_score_V)}
+    summary = {
+        "head": {
+            **self_summary(scores.self_rank_R, self_z_V, row_z(kin_score_V, scores), bootstrap),
+            **spectrum_summary(own, null),
+        },
+        "spectrum": {
+            "eigenvalue": own.eigenvalues_2H.tolist(),
+            "singular_value": own.singular_values_H.tolist(),
+            "sym_singular_value": own.sym_singular_values_2H.tolist(),
+            "skew_singular_value": own.skew_singular_values_2H.tolist(),
+        },
+    }
+    return Produced(tables, summary)

@@ -1,0 +1,17 @@
+"""The options of `submit reproduce`."""
+
+from __future__ import annotations
+
+import pytest
+
+from qkatlas.jobs.main import run
+
+OPTIONS = {
+    "--frequencies", "--model", "--gpus", "--out", "--address", "--detach", "--wait", "--in-process", "--seed", "--quiet",
+}  # fmt: skip
+
+
+def test_every_option_has_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["reproduce", "--help"]) == 0
+    words = capsys.readouterr().out.split()
+    assert {word for word in words if word.startswith("--")} - {"--help"} == OPTIONS
