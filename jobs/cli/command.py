@@ -29,7 +29,7 @@ def command_of(declaration: Declaration) -> click.Command:
         if request.is_remote:
             return hand_over(request, click.get_current_context())
         common = {option.name: getattr(request, option.name) for option in declaration.options if option.common}
-        spec = declaration.spec(**taken(declaration.spec, given), **common)
+        spec = declaration.spec(**(taken(declaration.spec, given) | common))
 
         # Loaded only now, so that a request that is refused by its words alone is refused at once.
         from qkatlas.jobs.loop.session import Session
