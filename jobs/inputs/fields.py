@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from qkatlas.jobs.inputs.frequencies import Frequencies
 from qkatlas.jobs.loop.option import option
 from qkatlas.pipeline.circuit.kinds import SCORES, STATES
 
@@ -53,6 +54,26 @@ def categories() -> Any:
     return option(
         None, metavar="FILE", read=read_category_words, help="CSV of words, one category a row.",
         shown_default="64 categories of our own",
+    )  # fmt: skip
+
+
+def frequencies() -> Any:
+    """`--frequencies`: tokens by how often they occur; None = the whole vocabulary."""
+    return option(
+        None, metavar="CSV", read=Frequencies.read, shown_default="all tokens",
+        help="Take the tokens of this list only: columns token,id,count.",
+    )  # fmt: skip
+
+
+def most_frequent(default_text: str) -> Any:
+    """`--most-frequent`: how many of the tokens of `--frequencies` are taken.
+
+    Args:
+        default_text: how many where it is not given.
+    """
+    return option(
+        None, metavar="N", unit="tokens", least=1, shown_default=default_text,
+        help="How many of them, the most frequent first.",
     )  # fmt: skip
 
 

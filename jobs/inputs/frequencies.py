@@ -25,15 +25,11 @@ class Frequencies:
     texts: tuple[str, ...]
 
     @classmethod
-    def read(cls, file: Path, most: int | None = None) -> Frequencies:
+    def read(cls, file: Path) -> Frequencies:
         """Read a CSV with the columns token, id and count, in any order.
 
         Args:
             file: the CSV.
-            most: how many of the most frequent to keep; None = all.
-
-        Returns:
-            The tokens; all of the file's if it lists fewer.
 
         Raises:
             ValueError: if the file cannot be read, is malformed, lists no token or a token twice.
@@ -55,8 +51,12 @@ class Frequencies:
             raise ValueError(f"--frequencies {file} cannot be read ({error.strerror}); name a CSV file") from error
         except (ValueError, csv.Error) as error:
             raise ValueError(f"--frequencies {file} is malformed ({error}); list {','.join(_COLUMNS)}") from error
-        ranked = sorted(counted, key=lambda token_id: (-counted[token_id][0], token_id))[:most]
+        ranked = sorted(counted, key=lambda token_id: (-counted[token_id][0], token_id))
         return cls(file, tuple(ranked), tuple(counted[token_id][1] for token_id in ranked))
+
+    def first(self, count: int | None) -> Frequencies:
+        """The most frequent tokens: all if there are fewer, or `count` is None."""
+        return Frequencies(self.file, self.token_ids[:count], self.texts[:count])
 
     def require_inside(self, vocab_size: int) -> None:
         """Check that a vocabulary has these tokens.
@@ -83,6 +83,31 @@ class Frequencies:
             f"{wrong} of {len(self.texts)} texts in --frequencies differ from the model's tokens of the same id; "
             "the ids are used, though another tokenizer may have been counted"
         )
+
+
+def listed(
+    frequencies: Frequencies | None, most_frequent: int | None, default: int | None = None
+) -> Frequencies | None:
+    """The tokens that `--frequencies` and `--most-frequent` mean together.
+
+    Args:
+        frequencies: the file's tokens; None = it was not given.
+        most_frequent: how many of them; None = it was not given.
+        default: how many are taken where it was not given; None = all.
+
+    Returns:
+        The tokens; None = the whole vocabulary.
+
+    Raises:
+        ValueError: if there are no frequencies to take them from.
+    """
+    if frequencies is not None:
+        return frequencies.first(most_frequent or default)
+    if most_frequent is not None:
+        raise ValueError(
+            f"--most-frequent {most_frequent} needs the counts; give --frequencies a CSV of token,id,count"
+        )
+    return None
 
 
 def _number(text: str | None, line: int) -> int:

@@ -212,7 +212,8 @@ class _Computing:
         Those are the missing ones, and those that were committed but stand on what has changed since.
         """
         todo = [shard for shard in step.shards if shard.name in missing]
-        if not todo and not any(shard.name in self._computed for before in step.after for shard in before.shards):
+        anew = any(shard.name in self._computed for before in step.after for shard in before.shards)
+        if not todo and not (anew and step.shards):
             return
         self._context.clock.lap(_COMPUTING)
         shared = step.share(self._context)

@@ -6,24 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from qkatlas.cluster.executor import Grant
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.prompts import DrawnPrompts
-from qkatlas.outputs.places.folder import Folder
-from qkatlas.outputs.runs.part import Part, write_part
 from qkatlas.outputs.runs.reader import read_parts
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.outputs.schemas import steering as schemas
-from qkatlas.pipeline.circuit.projection import HeadWeights
-from qkatlas.pipeline.circuit.steering import Point
-from qkatlas.pipeline.models.forward import Forward, for_batches, prompt_batches
+from qkatlas.pipeline.circuit.point import Point
 from qkatlas.pipeline.models.head import Head
-from qkatlas.pipeline.models.weights import ModelWeights
-from qkatlas.pipeline.passes.steering import InModel, run_steered
 from qkatlas.pipeline.text.prompts import CategoryPrompts
 
 GROUP = "in-model"
@@ -52,37 +44,11 @@ def draw_prompts(model: Model, *, count: int, length: int | None, seed: int) -> 
 
 def prompt_shards(head: Head, points: Sequence[Point]) -> list[Shard]:
     """One shard a point of the grid."""
+    place = {"layer": head.layer, "head": head.index}
     return [
-        Shard(f"{head}-in-model-{number:04d}", GROUP, {"layer": head.layer, "head": head.index, "in_model": number})
+        Shard(f"{head}-in-model-{number:04d}", GROUP, {**place, "in_model": number}, "in-model")
         for number in range(len(points))
     ]
-
-
-def run_in_model(
-    grant: Grant,
-    shard: Shard,
-    folder: Folder,
-    model: ModelWeights,
-    steered: HeadWeights,
-    prompts: CategoryPrompts,
-) -> Part:
-    """Run all prompts with the head steered to one point, and write one row a prompt; runs on a worker.
-
-    Raises:
-        OSError: if the part cannot be written.
-    """
-    head = Head(shard.bounds["layer"], shard.bounds["head"])
-
-    def work(forward: Forward, batch: slice) -> InModel:
-        return run_steered(forward, head, steered, prompts[batch])
-
-    count = len(prompts.tokens_PT)
-    done = for_batches(model, prompt_batches(count), work, threads=grant.cpus, device=grant.device)
-    names = ("identical_mass", "category_mass", "bos_mass", "loss")
-    measured = [np.concatenate([getattr(found, f"{name}_P") for found in done]) for name in names]
-    columns = [pa.array(np.arange(count, dtype=np.int32)), *(pa.array(values_P) for values_P in measured)]
-    table = pa.Table.from_arrays(columns, schema=schemas.IN_MODEL_PROMPTS)
-    return write_part(folder, f"in_model/point={shard.bounds['in_model']:04d}/part-00000.parquet", table)
 
 
 def in_model_table(run: Run, shards: Sequence[Shard], points: Sequence[Point]) -> pa.Table:

@@ -1,130 +1,164 @@
-"""What a steering run asks for: methods, their grids, the samples and the token group of the heat maps."""
+"""What a steering run is asked for: methods, their grids, the samples and the token group of the heat maps."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from qkatlas.jobs.inputs.model import Model
-from qkatlas.jobs.inputs.settings import require_prompts, require_scoring, require_top_k_fits
-from qkatlas.pipeline.circuit.steering import EIGENVALUES, METHODS, MOVES, SKEW, Point
+from qkatlas.jobs.inputs import fields
+from qkatlas.jobs.inputs.settings import require_top_k_fits
+from qkatlas.jobs.loop.option import check_options, option
+from qkatlas.jobs.steering.group import GROUP, GroupFile
+from qkatlas.pipeline.circuit.kinds import EIGENVALUES, METHODS, MOVES, SKEW
+from qkatlas.pipeline.circuit.point import Point
 from qkatlas.pipeline.models.head import Head
 
-GROUP = tuple(
-    f" {word}"
-    for word in (
-        *("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"),
-        *("red", "blue", "Blue", "green", "silver", "White"),
-        *("1918", "1920", "1930", "1943", "1998", "2000"),
-        *("You", "He", "his", "she", "her", "their"),
-        *("Italy", "Iceland", "Austria", "Mexico", "Spain", "France"),
-    )
-)
-"""Token group of the published heat maps."""
+if TYPE_CHECKING:
+    from qkatlas.jobs.inputs.model import Model
 
 RANKS = (1, 4, 16)
+"""Ranks that are taken where none are asked for, as far as heads have them."""
 
 _MOST_POINTS = 1000
 _MOST_GROUP = 512
 _MOST_SAMPLE = 4096
 
 
+def names(flag: str, text: str) -> tuple[str, ...]:
+    """Read a list such as `eigen,gradient`."""
+    return tuple(name.strip() for name in text.split(","))
+
+
+def numbers(flag: str, text: str) -> tuple[float, ...]:
+    """Read a list such as `1.5,1,-0.5`.
+
+    Raises:
+        ValueError: if a piece is no number.
+    """
+    try:
+        return tuple(float(piece) + 0.0 for piece in text.split(","))  # + 0.0 turns -0.0 into 0.0
+    except ValueError as error:
+        raise ValueError(f"{flag} {text!r} is malformed; write numbers such as 1.5,1,-0.5") from error
+
+
+def integers(flag: str, text: str) -> tuple[int, ...]:
+    """Read a list such as `1,4,16`.
+
+    Raises:
+        ValueError: if a piece is no whole number.
+    """
+    try:
+        return tuple(int(piece) for piece in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{flag} {text!r} is malformed; write whole numbers such as 1,4,16") from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class Steering:
     """One head steered to every point of a grid, over the whole vocabulary."""
 
-    head: str = "L1H5"
+    head: str = fields.head()
     """The head, by layer and place, both from 0."""
-    states: str = "mlp"
-    """How token states are taken: `mlp`, `mean` or `bos`."""
-    scores: str = "attention"
+    states: str = fields.states()
+    """How token states are taken."""
+    scores: str = fields.scores()
     """Form of the score: `attention` (nats, with biases and scale) or `bilinear` (neither)."""
-    top_k: int = 10
+    top_k: int = fields.top_k(10)
     """Keys in a top-k list, whose overlap and category precision are taken."""
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = option(
+        METHODS, metavar="LIST", parse=names, shown_default="all", help=f"Of {', '.join(METHODS)}."
+    )
     """Ways to steer: `eigen` (with its controls), `singular`, `gradient`."""
-    alphas: tuple[float, ...] = (1.5, 1.25, 1.1, 1.0, 0.75, 0.5, 0.25, 0.0, -0.5, -1.0)
+    alphas: tuple[float, ...] = option(
+        (1.5, 1.25, 1.1, 1.0, 0.75, 0.5, 0.25, 0.0, -0.5, -1.0), flag="--alpha", metavar="LIST", parse=numbers,
+        shown_default="1.5,1.25,1.1,1,0.75,0.5,0.25,0,-0.5,-1", help="Factors on the negative eigenvalues.",
+    )  # fmt: skip
     """Factors on the negative eigenvalues."""
-    skew: str = "keep"
+    skew: str = option("keep", choices=SKEW, help="What becomes of the skew part beside changed eigenvalues.")
     """Whether W_skew stays beside changed eigenvalues: `keep` or `drop`."""
-    eigenvalues: str = "all"
+    eigenvalues: str = option("all", choices=EIGENVALUES, help="all 2H, or the top H by magnitude.")
     """Eigenvalues that are steered: `all`, or the `top` H by magnitude."""
-    draws: int = 2
+    draws: int = option(2, metavar="N", least=0, most=_MOST_POINTS, help="Random controls for each alpha.")
     """Random controls for each alpha but 1."""
-    ranks: tuple[int, ...] = RANKS
-    """How many of the largest singular values are scaled."""
-    scales: tuple[float, ...] = (0.0, 0.5, 2.0)
+    ranks: tuple[int, ...] | None = option(
+        None, flag="--rank", metavar="LIST", parse=integers, help="How many of the largest singular values to scale.",
+        shown_default="1,4,16, as far as the head has as many",
+    )  # fmt: skip
+    """How many of the largest singular values are scaled; None = RANKS, as far as the head has as many."""
+    scales: tuple[float, ...] = option(
+        (0.0, 0.5, 2.0), flag="--scale", metavar="LIST", parse=numbers, shown_default="0,0.5,2",
+        help="Factors on these.",
+    )  # fmt: skip
     """Factors on these."""
-    steps: tuple[float, ...] = (-0.5, -0.2, 0.2, 0.5)
+    steps: tuple[float, ...] = option(
+        (-0.5, -0.2, 0.2, 0.5), flag="--step", metavar="LIST", parse=numbers, shown_default="-0.5,-0.2,0.2,0.5",
+        help="Steps along the self score's gradient, relative to the weights.",
+    )  # fmt: skip
     """Steps along the gradient of the mean self score, relative to the norm of the moved weights."""
-    move: str = "keys"
+    move: str = option("keys", choices=MOVES, help="What follows the gradient.")
     """Weights that follow the gradient: `queries`, `keys` or `both`."""
-    sample: int = 256
+    sample: int = option(256, metavar="N", unit="rows", least=1, most=_MOST_SAMPLE, help="Rows for rank correlations.")
     """Rows whose rank correlation with the unsteered row is taken."""
-    group: tuple[str, ...] = GROUP
-    """Tokens of the heat maps, by their exact text; those that are no token are left out."""
-    in_model: bool = False
+    group: tuple[str, ...] | GroupFile = option(
+        GROUP, metavar="FILE", read=GroupFile.read, shown_default="the published group",
+        help="Tokens of the heat maps, one a line.",
+    )  # fmt: skip
+    """Tokens of the heat maps, by their exact text (those that are no token are left out), or as a file has them."""
+    in_model: bool = option(False, help="Also run prompts with the steered scores inside the model.")
     """Whether the steered scores are also written into the model's forward pass."""
-    prompts: int = 32
+    prompts: int = fields.prompts(32, help="Prompts of --in-model.")
     """Prompts of category words that it runs."""
-    length: int | None = None
+    length: int | None = fields.length()
     """Words in a prompt; None = 64, or as many as the model reads after BOS."""
-    seed: int = 0
+    seed: int = fields.seed()
     """Seed of the controls, of the sampled rows and of the prompts."""
 
     def __post_init__(self) -> None:
+        check_options(self)
         Head.parse(self.head)
-        require_scoring(self.states, self.scores, self.top_k)
         unknown = [method for method in self.methods if method not in METHODS]
         if unknown or not self.methods:
             named = f"{unknown[0]!r} is unknown" if unknown else "names none"
             raise ValueError(f"--methods {named}; choose from {', '.join(METHODS)}")
-        for option, value, known in (
-            ("--skew", self.skew, SKEW),
-            ("--eigenvalues", self.eigenvalues, EIGENVALUES),
-            ("--move", self.move, MOVES),
-        ):
-            if value not in known:
-                raise ValueError(f"{option} {value!r} is unknown; choose one of {', '.join(known)}")
-        for option, numbers in (
+        ranks = RANKS if self.ranks is None else self.ranks
+        for flag, values in (
             ("--methods", self.methods),
             ("--alpha", self.alphas),
             ("--scale", self.scales),
             ("--step", self.steps),
-            ("--rank", self.ranks),
+            ("--rank", ranks),
         ):
-            _require_list(option, numbers)
-        if min(self.ranks) < 1:
-            raise ValueError(f"--rank {min(self.ranks)} is below 1; scale at least one singular value")
-        for option, number, least, most in (
-            ("--draws", self.draws, 0, _MOST_POINTS),
-            ("--sample", self.sample, 1, _MOST_SAMPLE),
-        ):
-            if not least <= number <= most:
-                raise ValueError(f"{option} {number} is impossible; choose from {least} to {most}")
-        require_prompts(self.prompts, self.length, self.seed)
-        if len(self.group) > _MOST_GROUP:
+            _require_list(flag, values)
+        if min(ranks) < 1:
+            raise ValueError(f"--rank {min(ranks)} is below 1; scale at least one singular value")
+        if not isinstance(self.group, GroupFile) and len(self.group) > _MOST_GROUP:
             raise ValueError(f"--group names {len(self.group)} tokens; a heat map holds at most {_MOST_GROUP}")
         if len(self.points()) > _MOST_POINTS:
             raise ValueError(
                 f"the grid has {len(self.points())} points, more than {_MOST_POINTS}; shorten a list or --draws"
             )
 
-    def require_fits(self, model: Model) -> None:
-        """Check the request against the model.
+    def fitted(self, model: Model) -> Steering:
+        """The same request for a model: its ranks, and the exact texts of its tokens.
 
         Raises:
-            ValueError: if the head is outside the model, or more keys or singular values are asked for than it has.
+            ValueError: if the head is outside the model, more keys or singular values are asked for than it has, or no
+                line of a group is one of its tokens.
         """
         shape = model.checkpoint.architecture
         Head.parse(self.head).require_inside(shape.n_layers, shape.n_heads)
         require_top_k_fits(self.top_k, shape.vocab_size)
-        if "singular" in self.methods and max(self.ranks) > shape.d_head:
+        ranks = self.ranks
+        if ranks is None:
+            ranks = tuple(rank for rank in RANKS if rank <= shape.d_head)
+        elif "singular" in self.methods and max(ranks) > shape.d_head:
             raise ValueError(
-                f"--rank {max(self.ranks)} is more than the head's {shape.d_head} singular values; choose at most that"
+                f"--rank {max(ranks)} is more than the head's {shape.d_head} singular values; choose at most that"
             )
+        group = self.group.texts(model.vocabulary.find) if isinstance(self.group, GroupFile) else self.group
+        return replace(self, ranks=ranks, group=group)
 
     def points(self) -> list[Point]:
         """The grid: the unsteered head, then each method's points, in an order that only the lists decide."""
@@ -138,75 +172,18 @@ class Steering:
                 for draw in range(self.draws)
             ]
         if "singular" in self.methods:
-            points += [Point(method="singular", rank=r, scale=s) for r in self.ranks for s in self.scales]
+            ranks = RANKS if self.ranks is None else self.ranks
+            points += [Point(method="singular", rank=rank, scale=scale) for rank in ranks for scale in self.scales]
         if "gradient" in self.methods:
             points += [Point(method="gradient", step=step) for step in self.steps]
         return points
 
-    def group_ids(self, model: Model) -> list[int]:
-        """Ids of the group's tokens, in its order, each once."""
-        found = [model.vocabulary.find(text) for text in self.group]
-        return list(dict.fromkeys(token for token in found if token is not None))
 
-
-def read_group(file: Path, model: Model) -> tuple[str, ...]:
-    """Read a group of tokens: one a line, taken with a leading space where that is a token, else as it is written.
-
-    Args:
-        file: UTF-8 text; empty lines are skipped.
-        model: whose tokens they shall be.
-
-    Returns:
-        The exact texts of those that are one token.
-
-    Raises:
-        ValueError: if the file cannot be read or names no token.
-    """
-    try:
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ValueError(f"--group {file} cannot be read ({reason}); give a text file with one token a line") from error
-    forms = [
-        next((text for text in (f" {line}", line) if model.vocabulary.find(text) is not None), None) for line in lines
-    ]
-    group = tuple(dict.fromkeys(text for text in forms if text is not None))
-    if not group:
-        raise ValueError(
-            f"--group {file} has {len(lines)} lines and none is one token of the model; write one token a line"
-        )
-    return group
-
-
-def numbers(option: str, text: str) -> tuple[float, ...]:
-    """Read a list such as `1.5,1,-0.5`.
-
-    Raises:
-        ValueError: if a piece is no number.
-    """
-    try:
-        return tuple(float(piece) + 0.0 for piece in text.split(","))  # + 0.0 turns -0.0 into 0.0
-    except ValueError as error:
-        raise ValueError(f"{option} {text!r} is malformed; write numbers such as 1.5,1,-0.5") from error
-
-
-def integers(option: str, text: str) -> tuple[int, ...]:
-    """Read a list such as `1,4,16`.
-
-    Raises:
-        ValueError: if a piece is no whole number.
-    """
-    try:
-        return tuple(int(piece) for piece in text.split(","))
-    except ValueError as error:
-        raise ValueError(f"{option} {text!r} is malformed; write whole numbers such as 1,4,16") from error
-
-
-def _require_list(option: str, values: Sequence[float] | Sequence[str]) -> None:
+def _require_list(flag: str, values: Sequence[float] | Sequence[str]) -> None:
     if not values:
-        raise ValueError(f"{option} is empty; give at least one value")
+        raise ValueError(f"{flag} is empty; give at least one value")
     for value in values:
         if isinstance(value, float) and not (math.isfinite(value) and abs(value) <= 1000):
-            raise ValueError(f"{option} {value} is out of range; choose from -1000 to 1000")
+            raise ValueError(f"{flag} {value} is out of range; choose from -1000 to 1000")
     if len(set(values)) < len(values):
-        raise ValueError(f"{option} names a value twice; name each once")
+        raise ValueError(f"{flag} names a value twice; name each once")

@@ -1,18 +1,56 @@
-"""Arrow tables of a steering run."""
+"""Tables of a steering run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from qkatlas.jobs.loop.table import Table
+from qkatlas.jobs.worker.tables import KIN, SELF_WITH_KIN, TOKENS, TOPK
 from qkatlas.outputs.schemas import steering as schemas
-from qkatlas.pipeline.circuit.steering import Point
+from qkatlas.pipeline.circuit.point import Point
 from qkatlas.pipeline.scoring.engine import RowScores
 from qkatlas.pipeline.text.word_tokens import TokenCategory
+
+_IN_MODEL = "--in-model"
+
+TABLES = (
+    TOKENS,
+    Table(name="steering", rows="one row a point of the grid", schema=schemas.STEERING),
+    Table(name="samples", rows="one row for each token of a sample", schema=schemas.SAMPLES),
+    Table(name="heatmap", rows="one row for each condition and pair", schema=schemas.HEATMAP),
+    Table(name="in_model", rows="one row a point of the grid", schema=schemas.IN_MODEL, when=_IN_MODEL),
+    KIN,
+    replace(TOPK, kinds=("unsteered",)),
+    replace(SELF_WITH_KIN, kinds=("unsteered",)),
+    Table(
+        name="steered",
+        rows="one row a token at each point",
+        schema=schemas.STEERED,
+        file="steered/point={point:04d}/part-{part:05d}.parquet",
+        kinds=("unsteered", "steered"),
+    ),
+    Table(
+        name="heatmap_parts",
+        rows="the rows of heatmap.parquet, as they were computed",
+        schema=schemas.HEATMAP,
+        file="heatmap/part-{part:05d}.parquet",
+        kinds=("heatmap",),
+    ),
+    Table(
+        name="in_model_prompts",
+        rows="one row a prompt at each point",
+        schema=schemas.IN_MODEL_PROMPTS,
+        file="in_model/point={in_model:04d}/part-{part:05d}.parquet",
+        kinds=("in-model",),
+        shown={"in_model": "P"},
+        when=_IN_MODEL,
+    ),
+)
 
 
 def steering_table(rows: Sequence[tuple[Point, Mapping[str, Any]]]) -> pa.Table:

@@ -59,7 +59,9 @@ def found_kin(folder: Folder, part: Part) -> pa.Table:
     Raises:
         OSError: if the part cannot be read, or is not what it was.
     """
-    return pq.read_table(pa.BufferReader(read_part(folder, part)))
+    found = pq.read_table(pa.BufferReader(read_part(folder, part)))
+    # Put together anew: a file's lists name their entries otherwise than ours, and would be written with that name.
+    return kin_table(found["token_id"].to_numpy(), list_matrix(found, "kin_ids"), list_matrix(found, "cosines"))
 
 
 def kin_parts(run: Run, shards: Sequence[Shard], inputs: str) -> dict[str, Part] | None:

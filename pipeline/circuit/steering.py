@@ -18,40 +18,19 @@ Shapes: V vocabulary, D model, H head dimension, E = 2H eigenvalues, R rank of a
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from qkatlas.pipeline.circuit.kinds import EIGENVALUES, MOVES, SKEW
+from qkatlas.pipeline.circuit.point import Point
 from qkatlas.pipeline.circuit.projection import HeadWeights
 from qkatlas.pipeline.circuit.spectrum import ZERO_SHARE, Spectrum, head_spectrum
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.scoring.cpu import single_threaded_torch
 
 Float64Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """One point of a grid; what its method does not use is None.
-
-    Attributes:
-        method: `unsteered`, `eigen`, `control`, `singular` or `gradient`.
-        alpha: factor on the negative eigenvalues; a control has the dose of this alpha.
-        draw: which random choice of eigenvalues a control has, from 0.
-        rank: how many of the largest singular values are scaled.
-        scale: factor on them.
-        step: length of the step along the gradient, relative to the norm of the weights that are moved.
-    """
-
-    method: Literal["unsteered", "eigen", "control", "singular", "gradient"]
-    alpha: float | None = None
-    draw: int | None = None
-    rank: int | None = None
-    scale: float | None = None
-    step: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

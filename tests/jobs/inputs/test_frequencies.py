@@ -12,10 +12,11 @@ from qkatlas.jobs.inputs.frequencies import Frequencies
 def test_the_most_frequent_tokens_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "frequencies.csv"
     file.write_text('token,id,count\n"a ""b"",\nc",7,5\nd,2,5\n\ufffd,9,100\ne,1,0\n', encoding="utf-8")
-    assert Frequencies.read(file, 2).token_ids == (9, 2)
-    assert Frequencies.read(file, 3).token_ids == (9, 2, 7)
+    assert Frequencies.read(file).first(2).token_ids == (9, 2)
+    assert Frequencies.read(file).first(3).token_ids == (9, 2, 7)
+    assert Frequencies.read(file).first(2).texts == ("\ufffd", "d")
     assert Frequencies.read(file).texts == ("\ufffd", "d", 'a "b",\nc', "e")
-    some = Frequencies.read(file, 99)
+    some = Frequencies.read(file).first(99)
     assert some.token_ids == (9, 2, 7, 1)
     some.require_inside(10)
     with pytest.raises(ValueError, match="names token 9"):
@@ -44,6 +45,6 @@ def test_malformed_frequencies_are_one_line(content: bytes | None, complaint: st
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(ValueError, match="--frequencies") as refusal:
-        Frequencies.read(file, 3)
+        Frequencies.read(file)
     assert complaint in str(refusal.value)
     assert "\n" not in str(refusal.value)

@@ -15,10 +15,12 @@ from support.refusals import refused
 
 from qkatlas.cluster.in_process import InProcessExecutor
 from qkatlas.jobs.inputs.model import Model
-from qkatlas.jobs.loop.service import Result, submit
+from qkatlas.jobs.loop.result import Result
+from qkatlas.jobs.loop.service import submit
 from qkatlas.jobs.main import run as submit_command
-from qkatlas.jobs.similarity import job as similarity_job
-from qkatlas.jobs.similarity.job import Similarity, SimilarityJob
+from qkatlas.jobs.similarity.job import SimilarityJob
+from qkatlas.jobs.similarity.spec import Similarity
+from qkatlas.jobs.worker import ranges
 from qkatlas.outputs.runs import store
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.schemas import similarity as schemas_similarity
@@ -27,7 +29,7 @@ from qkatlas.pipeline.circuit.states import TokenStates
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(similarity_job, "ROWS_PER_SHARD", 60)
+    monkeypatch.setattr(ranges, "ROWS_PER_SHARD", 60)
 
 
 def measure(folder: Path, out: Path, executor: Any = None, **spec: Any) -> Result:
@@ -38,7 +40,7 @@ def measure(folder: Path, out: Path, executor: Any = None, **spec: Any) -> Resul
 @pytest.fixture(scope="module")
 def whole(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     patch = pytest.MonkeyPatch()
-    patch.setattr(similarity_job, "ROWS_PER_SHARD", 60)
+    patch.setattr(ranges, "ROWS_PER_SHARD", 60)
     run = measure(random_model, tmp_path_factory.mktemp("whole")).run
     patch.undo()
     return run

@@ -20,9 +20,11 @@ from support.refusals import refused
 from qkatlas.cluster.in_process import InProcessExecutor
 from qkatlas.jobs.full_vocab.job import FullVocab, FullVocabJob
 from qkatlas.jobs.inputs.model import Model
-from qkatlas.jobs.loop.service import Result, submit
+from qkatlas.jobs.loop.result import Result
+from qkatlas.jobs.loop.service import submit
 from qkatlas.jobs.main import run as submit_command
-from qkatlas.jobs.steering import job as steering
+from qkatlas.jobs.steering import work
+from qkatlas.jobs.steering.group import GROUP
 from qkatlas.jobs.steering.job import SteeringJob
 from qkatlas.jobs.steering.spec import Steering
 from qkatlas.outputs.runs import store
@@ -159,8 +161,9 @@ def test_every_column_equals_brute_force(
 
 def dense_change(folder: Path, row: dict[str, Any]) -> np.ndarray:
     """N dW N^T of a grid point, [V, V]; the gradient's with the biases' part."""
+    from qkatlas.pipeline.circuit.point import Point
     from qkatlas.pipeline.circuit.projection import head_weights
-    from qkatlas.pipeline.circuit.steering import Point, SteerableHead, folded
+    from qkatlas.pipeline.circuit.steering import SteerableHead, folded
     from qkatlas.pipeline.models.head import Head
 
     model = Model.open("test", folder)
@@ -212,7 +215,7 @@ def test_tables_follow_their_schemas(small_grid: Run, planted: Run) -> None:
 def test_heat_maps_of_a_group(planted: Run, planted_tiny: Path, reference_scores: Callable[..., np.ndarray]) -> None:
     table = pq.read_table(planted.folder / "heatmap.parquet").to_pandas()
     model = Model.open("test", planted_tiny)
-    ids = Steering().group_ids(model)
+    ids = [token for text in GROUP if (token := model.vocabulary.find(text)) is not None]
     assert [model.vocabulary.text(i) for i in ids[:2]] == [" Monday", " Tuesday"]
     maps = {
         name: part.pivot(index="query_id", columns="key_id", values="score").loc[ids, ids].to_numpy()
@@ -297,7 +300,7 @@ def test_kin_of_another_run_give_the_same_files_and_are_not_looked_for_again(
 ) -> None:
     spec = Steering(**{**GRID, "skew": "drop"})
     alone = steer(random_model, tmp_path / "alone", **{**GRID, "skew": "drop"})
-    monkeypatch.setattr(steering, "find_kin", never)
+    monkeypatch.setattr(work, "find_kin", never)
     job = SteeringJob(spec, Model.open("test", random_model), kin_of=Run(small_grid.folder))
     result = submit(job, out=tmp_path / "copied", executor=InProcessExecutor(), gpus=0)
     assert result.failures == {}

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qkatlas.pipeline.circuit.point import Point
 from qkatlas.pipeline.circuit.projection import HeadWeights, head_inputs, head_weights
 from qkatlas.pipeline.circuit.states import TokenStates
-from qkatlas.pipeline.circuit.steering import Point, SteerableHead, folded
+from qkatlas.pipeline.circuit.steering import SteerableHead, folded
 from qkatlas.pipeline.models.checkpoint import Checkpoint
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.scoring.engine import PreparedKeys, score_rows

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from qkatlas.pipeline.circuit.point import Point
 from qkatlas.pipeline.circuit.projection import head_weights
 from qkatlas.pipeline.circuit.spectrum import second_moment
 from qkatlas.pipeline.circuit.states import TokenStates, normalise
-from qkatlas.pipeline.circuit.steering import Point, SteerableHead, folded
+from qkatlas.pipeline.circuit.steering import SteerableHead, folded
 from qkatlas.pipeline.models.checkpoint import Checkpoint
 from qkatlas.pipeline.models.forward import for_batches
 from qkatlas.pipeline.models.head import Head

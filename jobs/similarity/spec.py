@@ -1,0 +1,46 @@
+"""What a similarity run is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qkatlas.jobs.inputs import fields
+from qkatlas.jobs.inputs.frequencies import Frequencies, listed
+from qkatlas.jobs.loop.option import check_options, option
+from qkatlas.pipeline.models.head import Head
+
+_MOST_BINS = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similarity:
+    """The similarity curve of one head."""
+
+    head: str = fields.head()
+    """The head, by layer and place, both from 0."""
+    states: str = fields.states()
+    """How token states are taken."""
+    scores: str = fields.scores()
+    """Form of the score: `attention` (nats, with biases and scale) or `bilinear` (neither)."""
+    bins: int = option(200, metavar="N", unit="bins", least=1, most=_MOST_BINS, help="Bins of cosine from -1 to 1.")
+    """Bins that cut the cosines from -1 to 1 evenly."""
+    frequencies: Frequencies | None = fields.frequencies()
+    """Tokens whose pairs are taken, by how often they occur; None = the whole vocabulary."""
+    most_frequent: int | None = fields.most_frequent("all")
+    """How many of these; None = all."""
+    tokens: tuple[int, ...] | None = None
+    """For programs that have no frequencies: the tokens whose pairs are taken."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        Head.parse(self.head)
+        if self.listed() is not None and self.tokens is not None:
+            raise ValueError(f"--frequencies and {len(self.tokens)} tokens exclude each other; leave one out")
+
+    def listed(self) -> Frequencies | None:
+        """The most frequent tokens of `--frequencies`; None = all tokens.
+
+        Raises:
+            ValueError: if there are no frequencies to take them from.
+        """
+        return listed(self.frequencies, self.most_frequent)
