@@ -14,7 +14,7 @@ from qkatlas.jobs.cli.ending import COMPLETE, INCOMPLETE, say
 @out_option
 def runs(out: str) -> None:
     """List the runs in a folder."""
-    from qkatlas.outputs.places.folder import open_folder
+    from qkatlas.outputs.places.open import open_folder
     from qkatlas.outputs.runs import store
 
     found = store.all_runs(open_folder(out))
@@ -29,7 +29,7 @@ def runs(out: str) -> None:
 @out_option
 def status(run_name: str, out: str) -> None:
     """Say where a run stands."""
-    from qkatlas.outputs.places.folder import open_folder
+    from qkatlas.outputs.places.open import open_folder
     from qkatlas.outputs.runs import store
 
     run_ = store.find(open_folder(out), run_name)
@@ -46,7 +46,7 @@ def status(run_name: str, out: str) -> None:
 @out_option
 def verify(run_name: str, out: str) -> int:
     """Check every file of a finished run against its manifest; exit 1 if one differs."""
-    from qkatlas.outputs.places.folder import open_folder
+    from qkatlas.outputs.places.open import open_folder
     from qkatlas.outputs.runs import store
 
     run_ = store.find(open_folder(out), run_name)

@@ -18,7 +18,8 @@ from qkatlas.jobs.loop.progress import Progress
 from qkatlas.jobs.loop.result import Result
 from qkatlas.jobs.loop.step import Context, Step, stages
 from qkatlas.jobs.loop.work import Task, compute_shard
-from qkatlas.outputs.places.folder import Folder, open_folder
+from qkatlas.outputs.places.folder import Folder
+from qkatlas.outputs.places.open import open_folder
 from qkatlas.outputs.runs.identity import identify
 from qkatlas.outputs.runs.part import faults
 from qkatlas.outputs.runs.provenance import provenance

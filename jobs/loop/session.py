@@ -15,8 +15,8 @@ from qkatlas.cluster.executor import Grant
 from qkatlas.jobs.loop.clock import Clock
 from qkatlas.jobs.loop.progress import Progress
 from qkatlas.jobs.loop.service import submit
-from qkatlas.outputs.places.folder import open_folder
 from qkatlas.outputs.places.local_folder import LocalFolder
+from qkatlas.outputs.places.open import open_folder
 
 if TYPE_CHECKING:
     from qkatlas.cluster.executor import Executor

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -155,34 +153,14 @@ class Folder(Protocol):
         ...
 
 
-def open_folder(place: str | os.PathLike[str] | Folder) -> Folder:
-    """The folder that a user names; nothing is read or written.
+class ReadTogether(Protocol):
+    """What side_by_side asks of a folder, or of a part of one."""
 
-    Args:
-        place: a path, `file://`, `s3://bucket/prefix` or `gs://bucket/prefix`, or a folder that is open already.
-
-    Raises:
-        ValueError: if its scheme is not supported, or the URI is wrong.
-    """
-    from qkatlas.outputs.places.local_folder import LocalFolder
-    from qkatlas.outputs.places.object_folder import ObjectFolder
-
-    if isinstance(place, (LocalFolder, ObjectFolder)):
-        return place
-    text = os.fspath(place)  # type: ignore[arg-type]  # mypy cannot tell that the two are all there are
-    scheme, separator, rest = text.partition("://")
-    if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
-        return LocalFolder(text)
-    if scheme == "file":
-        if not rest.startswith("/"):
-            raise ValueError(f"{text} names a host; write file:///path, or the path alone")
-        return LocalFolder(rest)
-    if scheme in ObjectFolder.SCHEMES:
-        return ObjectFolder(text)
-    raise ValueError(f"{scheme}:// is not supported; name a folder, s3://bucket/prefix or gs://bucket/prefix")
+    threads: int
+    """Files that are best read at the same time."""
 
 
-def side_by_side(folder: Folder, function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
+def side_by_side(folder: ReadTogether, function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
     """Call a function that reads files for each item, as many at a time as is best for the folder.
 
     Returns:

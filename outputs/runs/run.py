@@ -21,7 +21,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from qkatlas.outputs.places.folder import Folder, Log, open_folder
+from qkatlas.outputs.places.folder import Folder, Log
+from qkatlas.outputs.places.open import open_folder
 from qkatlas.outputs.runs.identity import run_id
 from qkatlas.outputs.runs.journal import Journal, Receipt
 from qkatlas.outputs.runs.part import Part, faults, write_table

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from qkatlas.outputs.places.folder import Folder, open_folder, side_by_side
+from qkatlas.outputs.places.folder import Folder, side_by_side
 from qkatlas.outputs.places.local_folder import LocalFolder
+from qkatlas.outputs.places.open import open_folder
 from qkatlas.outputs.runs.part import OTHER_CONTENT
 from qkatlas.outputs.runs.part import faults as part_faults
 from qkatlas.outputs.runs.run import DamagedRunError, Run

@@ -21,8 +21,8 @@ from support.object_store import Server, every
 
 from qkatlas.jobs.main import run
 from qkatlas.outputs.places import lease
-from qkatlas.outputs.places.folder import open_folder
 from qkatlas.outputs.places.object_folder import ObjectFolder
+from qkatlas.outputs.places.open import open_folder
 from qkatlas.outputs.runs import store
 from qkatlas.outputs.runs.reader import read_rows, read_whole
 from qkatlas.outputs.runs.run import Run

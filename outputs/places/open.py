@@ -1,0 +1,34 @@
+"""Which kind of folder a user's text names."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from qkatlas.outputs.places.folder import Folder
+from qkatlas.outputs.places.local_folder import LocalFolder
+from qkatlas.outputs.places.object_folder import ObjectFolder
+
+
+def open_folder(place: str | os.PathLike[str] | Folder) -> Folder:
+    """The folder that a user names; nothing is read or written.
+
+    Args:
+        place: a path, `file://`, `s3://bucket/prefix` or `gs://bucket/prefix`, or a folder that is open already.
+
+    Raises:
+        ValueError: if its scheme is not supported, or the URI is wrong.
+    """
+    if isinstance(place, (LocalFolder, ObjectFolder)):
+        return place
+    text = os.fspath(place)  # type: ignore[arg-type]  # mypy cannot tell that the two are all there are
+    scheme, separator, rest = text.partition("://")
+    if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+        return LocalFolder(text)
+    if scheme == "file":
+        if not rest.startswith("/"):
+            raise ValueError(f"{text} names a host; write file:///path, or the path alone")
+        return LocalFolder(rest)
+    if scheme in ObjectFolder.SCHEMES:
+        return ObjectFolder(text)
+    raise ValueError(f"{scheme}:// is not supported; name a folder, s3://bucket/prefix or gs://bucket/prefix")
