@@ -28,6 +28,7 @@ from qkatlas.jobs.loop.clock import Clock
 from qkatlas.jobs.loop.service import submit
 from qkatlas.outputs.runs import store
 from qkatlas.outputs.runs.journal import Receipt
+from qkatlas.outputs.runs.measures import Measures
 from qkatlas.outputs.runs.part import Part, partition, write_part
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
@@ -135,7 +136,7 @@ class SleepJob:
         number = shard.bounds["part"]
         table = pa.table({"token_id": pa.array([number], pa.int32())})
         part = write_part(folder, partition("sleep", 0, number // SHARDS_PER_HEAD, number), table)
-        return Receipt(shard=shard.name, inputs="0" * 64, parts=(part,), measures={"device": "cpu"})
+        return Receipt(shard=shard.name, inputs="0" * 64, parts=(part,), measures=Measures(device="cpu"))
 
     def reduce(self, run: Run) -> list[Part]:
         """Nothing."""

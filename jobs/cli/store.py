@@ -33,11 +33,12 @@ def status(run_name: str, out: str) -> None:
     from qkatlas.outputs.runs import store
 
     run_ = store.find(open_folder(out), run_name)
-    plan = run_.plan() or run_.manifest() or {}
+    record = run_.plan() or run_.manifest()
+    assert record is not None, "it was found"
     click.echo(_status_line(run_.folder.name, store.status(run_)))
-    for name, value in plan.get("spec", {}).items():
+    for name, value in record.request.spec.items():
         click.echo(f"  {name}: {value}")
-    click.echo(f"  weights: sha256 {plan['model']['weights_sha256']}")
+    click.echo(f"  weights: sha256 {record.request.weights_sha256}")
     click.echo(f"  folder: {run_.folder}")
 
 

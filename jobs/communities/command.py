@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
 from qkatlas.jobs.cli.options import SessionOptions, frequency_options, session_options
 
 if TYPE_CHECKING:

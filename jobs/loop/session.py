@@ -110,13 +110,13 @@ class Session:
         folder = result.run.folder
         manifest = result.run.manifest()
         assert manifest is not None, "a result without failures is committed"
-        size = sum(part.bytes for part in manifest["parts"]) / 1e6
+        size = manifest.bytes / 1e6
         if result.computed:
             stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items() if seconds >= 0.05)
             self._line(f"\n{result.computed} shards in {sum(result.seconds.values()):.1f} s ({stages})")
         else:
             self._line("\nfinished before; nothing had to be computed")
-        written = {part.path.partition("/")[0].removesuffix(".parquet") for part in manifest["parts"]}
+        written = {part.path.partition("/")[0].removesuffix(".parquet") for part in manifest.parts}
         tables = {table.name: table for table in job.tables}
         shown = [tables[name].glob for name in job.shows if tables[name].folder in written]
         self._line(f"{size:.1f} MB in {folder}: {', '.join(shown)}")

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from qkatlas.jobs.full_vocab.shards import ROWS_PER_SHARD
 
 from qkatlas.cluster.executor import Executor, Grant
+from qkatlas.jobs.full_vocab.shards import ROWS_PER_SHARD
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.settings import require_scoring
 from qkatlas.jobs.loop.clock import Clock

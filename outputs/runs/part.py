@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+import reprlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qkatlas.outputs.places.folder import Folder, side_by_side
+from qkatlas.outputs.runs.record import Entry, ShapeError
 
 OTHER_CONTENT = "has other content than was committed"
 
@@ -36,18 +39,25 @@ class Part:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> Part:
-        """Read a part from the object that `as_json` made.
+    def of(cls, entry: Entry) -> Part:
+        """Read a part.
 
         Raises:
-            KeyError, TypeError: if a field is missing or of another kind.
-            ValueError: if the path leads out of the run folder.
+            ShapeError: if it is none, or its path is none of a table in the run folder.
         """
-        part = cls(path=entry["path"], rows=entry["rows"], bytes=entry["bytes"], sha256=entry["sha256"])
-        if not (isinstance(part.path, str) and isinstance(part.rows, int) and isinstance(part.bytes, int)):
-            raise TypeError(f"{entry!r} does not describe a part")
-        if part.path.startswith("/") or ".." in part.path.split("/"):
-            raise ValueError(f"{part.path!r} leads out of the run folder")
+        part = cls(
+            path=entry.text("path"),
+            rows=entry.whole("rows", least=0),
+            bytes=entry.whole("bytes", least=0),
+            sha256=entry.text("sha256"),
+        )
+        names = part.path.split("/")
+        if any(not name.isprintable() or name.startswith((".", "_")) for name in names) or "" in names:
+            raise ShapeError(f"{entry.at('path')} is {reprlib.repr(part.path)}, which is no file among the tables")
+        if not part.path.endswith(".parquet"):
+            raise ShapeError(f"{entry.at('path')} is {reprlib.repr(part.path)}, which is no Parquet file")
+        if not re.fullmatch("[0-9a-f]{64}", part.sha256):
+            raise ShapeError(f"{entry.at('sha256')} is {reprlib.repr(part.sha256)}, no SHA-256")
         return part
 
 

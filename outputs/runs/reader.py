@@ -37,7 +37,7 @@ def read_rows(run: Run, table: str, token_ids: Sequence[int]) -> pa.Table:
     if manifest is None:
         raise ValueError(f"run {run.folder.name} is not finished; submit the same request again to finish it")
     place = run.folder.path
-    files = [f"{place}/{part.path}" for part in manifest["parts"] if part.path.startswith(f"{table}/")]
+    files = [f"{place}/{part.path}" for part in manifest.parts if part.path.startswith(f"{table}/")]
     if not files:
         raise ValueError(f"run {run.folder.name} has no table {table!r}")
     dataset = ds.dataset(
@@ -50,7 +50,7 @@ def read_rows(run: Run, table: str, token_ids: Sequence[int]) -> pa.Table:
 def table_names(run: Run) -> set[str]:
     """Names of the tables of a finished run, such as `topk` and `heads`; none if it is not finished."""
     manifest = run.manifest()
-    return set() if manifest is None else {_table_of(part) for part in manifest["parts"]}
+    return set() if manifest is None else {_table_of(part) for part in manifest.parts}
 
 
 def read_whole(run: Run, table: str) -> pa.Table:
@@ -70,7 +70,7 @@ def read_whole(run: Run, table: str) -> pa.Table:
     manifest = run.manifest()
     if manifest is None:
         raise ValueError(f"run {run.folder.name} is not finished; submit the same request again to finish it")
-    parts = [part for part in manifest["parts"] if _table_of(part) == table]
+    parts = [part for part in manifest.parts if _table_of(part) == table]
     # A table of one file may have rows of finer grain in a folder of its name.
     single = [part for part in parts if part.path == f"{table}.parquet"]
     parts = single or parts

@@ -124,21 +124,17 @@ def status(run: Run) -> Status:
     except DamagedRunError:
         return Status("damaged", run.folder.name.rpartition("-")[0], 0, 0, 0, 0)
     if manifest is not None:
-        parts, count = manifest["parts"], len(manifest["shards"])
+        request, parts, count = manifest.request, manifest.parts, len(manifest.shards)
         sound = not part_faults(run.folder, parts, hashed=False)
         state, done = ("complete" if sound else "damaged"), count
     else:
         if plan is None:
             raise ValueError(f"{run.folder} holds no run")
-        count = len(plan["shards"])
-        done = count - len(run.missing(plan["shards"], hashed=not run.folder.sizes_suffice))
-        parts = [part for receipt in run.receipts().values() for part in receipt.parts]
+        request, count = plan.request, len(plan.shards)
+        done = count - len(run.missing(plan.shards, hashed=not run.folder.sizes_suffice))
+        parts = tuple(part for receipt in run.receipts().values() for part in receipt.parts)
         state = "running" if run.is_running() else "incomplete"
-    request = manifest or plan
-    assert request is not None, "either was read"
-    return Status(
-        state, request["job"], done, count, sum(part.rows for part in parts), sum(part.bytes for part in parts)
-    )
+    return Status(state, request.job, done, count, sum(part.rows for part in parts), sum(part.bytes for part in parts))
 
 
 def faults(run: Run) -> list[str]:
@@ -150,10 +146,10 @@ def faults(run: Run) -> list[str]:
     manifest = run.manifest()
     if manifest is None:
         raise ValueError(f"run {run.folder.name} is not finished; submit the same request again to finish it")
-    found = list(part_faults(run.folder, manifest["parts"]).values())
-    if not run.folder.name.endswith(f"-{manifest['run_id']}"):
-        found.append(f"manifest.json is that of run {manifest['run_id']}")
-    known = {part.path for part in manifest["parts"]}
+    found = list(part_faults(run.folder, manifest.parts).values())
+    if not run.folder.name.endswith(f"-{manifest.request.run_id}"):
+        found.append(f"manifest.json is that of run {manifest.request.run_id}")
+    known = {part.path for part in manifest.parts}
     return found + [f"{path} was not written by the run" for path in run.strangers(known)]
 
 

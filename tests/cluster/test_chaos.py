@@ -100,7 +100,7 @@ class Chaos:
     def expected_rows(self) -> int:
         manifest = self.expected.manifest()
         assert manifest is not None
-        return int(manifest["model"]["architecture"]["vocab_size"])
+        return int(manifest.request.model["architecture"]["vocab_size"])
 
     def kill(self, what: str, random: random.Random) -> None:
         """Kill one of a kind, then make sure that every receipt still stands for what is on disk."""

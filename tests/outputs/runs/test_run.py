@@ -22,7 +22,7 @@ from qkatlas.outputs.runs.run import DamagedRunError, Run
 from qkatlas.outputs.runs.shard import Shard
 
 REQUEST = identify("test", {}, {"weights_sha256": "w"})
-RUN_ID = REQUEST["run_id"]
+RUN_ID = REQUEST.run_id
 SHARDS = [Shard(f"s{number}", "g", {"start": number, "stop": number + 1}) for number in range(3)]
 
 
@@ -91,7 +91,7 @@ def test_a_plan_that_cannot_be_used_is_set_aside_and_its_receipts_kept(run: Run,
     plan = json.loads(file.read_text())
     if damage == "of another run":
         other = identify("test", {"other": 1}, {"weights_sha256": "w"})
-        damage = json.dumps({**plan, **other})
+        damage = json.dumps({**plan, **other.as_json()})
     elif damage == "of fewer shards":
         damage = json.dumps({**plan, "shards": plan["shards"][:2]})
     file.write_text(damage)
