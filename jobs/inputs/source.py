@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from qkatlas.outputs.places.folder import Folder
-from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs import soundness, store
 from qkatlas.outputs.runs.reader import list_matrix, read_parts, read_whole
 from qkatlas.outputs.runs.run import Run
 
@@ -52,9 +52,9 @@ class SourceRun:
         record = run.manifest() or run.plan()
         if record is not None and record.request.job != "full-vocab":
             raise ValueError(f"run {run.folder.name} is of {record.request.job}; name a run of submit full-vocab")
-        faults = store.faults(run)
+        faults = soundness.faults(run)
         if faults:
-            raise ValueError(f"run {run.folder.name} is damaged ({faults[0]}); {store.remedy(run, faults)}")
+            raise ValueError(f"run {run.folder.name} is damaged ({faults[0]}); {soundness.remedy(run, faults)}")
         manifest = run.manifest()
         assert manifest is not None, "a run without faults is finished"
         request = manifest.request

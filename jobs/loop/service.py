@@ -21,10 +21,10 @@ from qkatlas.jobs.loop.work import Task, compute_shard
 from qkatlas.outputs.places.folder import Folder
 from qkatlas.outputs.places.open import open_folder
 from qkatlas.outputs.runs.identity import Request, identify
-from qkatlas.outputs.runs.part import faults
 from qkatlas.outputs.runs.provenance import provenance
-from qkatlas.outputs.runs.run import DamagedRunError, Run
+from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
+from qkatlas.outputs.runs.soundness import is_finished
 from qkatlas.outputs.runs.store import unusable
 
 _ROUNDS = 3
@@ -80,12 +80,12 @@ def submit(
     with ExitStack() as stack:
         with _writable(place):
             place.require_reachable()
-            finished = _is_finished(run, job, request)
+            finished = is_finished(run, request, job.covers)
         if not finished:
             grant = Grant.divide(executor.capacity(), gpus, most_cpus=job.threads)
             with _writable(place):
                 stack.enter_context(run.driving())
-            finished = _is_finished(run, job, request)  # by a driver that held the run until now
+            finished = is_finished(run, request, job.covers)  # by a driver that held the run until now
         if not finished:
             context = Context(run=run, threads=grant.cpus, clock=clock)
             job.prepare(context)
@@ -248,20 +248,6 @@ def _fitted(steps: Sequence[Step[Any, Any]], shards: Sequence[Shard]) -> Sequenc
         return steps  # whose shards know their kinds
     (step,) = steps
     return [replace(step, shards=shards)]
-
-
-def _is_finished(run: Run, job: Job[Any], request: Request) -> bool:
-    """Whether a run's manifest is that of the request, and every file the one it lists, and no other."""
-    try:
-        manifest = run.manifest()
-    except DamagedRunError:
-        return False
-    if manifest is None or manifest.request.run_id != request.run_id:
-        return False
-    if not job.covers(manifest.plan.shards):
-        return False
-    known = {part.path for part in manifest.parts}
-    return not run.strangers(known) and not faults(run.folder, manifest.parts, hashed=not run.folder.sizes_suffice)
 
 
 @contextmanager

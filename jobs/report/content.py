@@ -15,7 +15,7 @@ from qkatlas.jobs.report.tables import (
 )
 from qkatlas.jobs.report.tokens import tokens_section
 from qkatlas.outputs.report.pack import Pack
-from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs import soundness, store
 from qkatlas.outputs.runs.manifest import Manifest
 from qkatlas.outputs.runs.provenance import Provenance
 from qkatlas.outputs.runs.reader import table_names
@@ -157,8 +157,8 @@ def _tables(run: Run) -> set[str]:
     """The tables of a run that is fit to be shown."""
     _finished(run)
     if store.status(run).state != "complete":
-        faults = store.faults(run)
-        raise ValueError(f"run {run.folder.name} is damaged: {faults[0]}; {store.remedy(run, faults)}")
+        faults = soundness.faults(run)
+        raise ValueError(f"run {run.folder.name} is damaged: {faults[0]}; {soundness.remedy(run, faults)}")
     tables = table_names(run)
     if not tables.intersection(_SHOWN):
         raise ValueError(f"run {run.folder.name} has no table that a report shows; name runs with {', '.join(_SHOWN)}")

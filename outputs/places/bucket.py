@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, Self
 from urllib.parse import parse_qsl
@@ -131,7 +131,7 @@ class Bucket:
         found = self.filesystem.get_file_info(FileSelector(self.path, allow_not_found=True))
         return [self / name for name in sorted(info.base_name for info in found if info.type == FileType.Directory)]
 
-    def files(self) -> dict[str, int]:
+    def files(self, expected: Iterable[str] = ()) -> dict[str, int]:
         """Sizes of all objects below it; see `Folder`."""
         return {
             path: info.size
@@ -151,6 +151,11 @@ class Bucket:
         info = self.filesystem.get_file_info(f"{self.path}/{path}")
         size: int | None = info.size if info.type == FileType.File else None
         return size
+
+    def modified(self, path: str) -> datetime | None:
+        """When an object was written; None if there is none."""
+        moment: datetime | None = self.filesystem.get_file_info(f"{self.path}/{path}").mtime
+        return moment
 
     def read(self, path: str) -> bytes:
         """An object's content."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Protocol, TypeVar
 
 import pyarrow.fs
@@ -86,15 +87,24 @@ class Folder(Protocol):
         """
         ...
 
-    def files(self) -> dict[str, int]:
+    def files(self, expected: Iterable[str] = ()) -> dict[str, int]:
         """Sizes in bytes of all files below it by their paths, from one listing.
 
-        Files and folders whose names begin with a dot or an underscore are left out, as table readers do.
+        Files and folders whose names begin with a dot or an underscore are left out, as table readers do. Where a
+        folder is a link to another place, such as a table that was moved to a larger disk, the listing goes on there if
+        a file is expected below it; any other link to a folder, or to nothing, counts as a file itself.
+
+        Args:
+            expected: paths of files that should be there.
         """
         ...
 
     def size(self, path: str) -> int | None:
         """Bytes of a file; None if there is none."""
+        ...
+
+    def modified(self, path: str) -> datetime | None:
+        """When a file was written last; None if there is none."""
         ...
 
     def read(self, path: str) -> bytes:
@@ -113,11 +123,14 @@ class Folder(Protocol):
         """Give a file another path in this folder."""
         ...
 
-    def clear_leftovers(self) -> list[str]:
+    def clear_leftovers(self, own: Collection[str] = ()) -> list[str]:
         """Remove what killed writers left.
 
+        Args:
+            own: paths of files that are no tables.
+
         Returns:
-            What stands in the way where a table's file belongs.
+            What stands in the way where one of them or a table's file belongs.
         """
         ...
 

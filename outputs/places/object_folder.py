@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, suppress
 
 from qkatlas.outputs.places import lease
@@ -13,7 +13,7 @@ from qkatlas.outputs.places.object_log import ObjectLog
 class ObjectFolder(Bucket):
     """A prefix of a bucket as a folder; see `Folder`."""
 
-    def clear_leftovers(self) -> list[str]:
+    def clear_leftovers(self, own: Collection[str] = ()) -> list[str]:
         """Nothing: an upload that broke off is no object, and no object stands in another's way."""
         return []
 

@@ -17,14 +17,16 @@ def open_folder(place: str | os.PathLike[str] | Folder) -> Folder:
         place: a path, `file://`, `s3://bucket/prefix` or `gs://bucket/prefix`, or a folder that is open already.
 
     Raises:
-        ValueError: if its scheme is not supported, or the URI is wrong.
+        ValueError: if it is empty, in the home of an unknown user, its scheme is not supported, or the URI is wrong.
     """
     if isinstance(place, (LocalFolder, ObjectFolder)):
         return place
+    if not os.fspath(place):  # type: ignore[arg-type]
+        raise ValueError("the name of the folder is empty; give one, or . for the working directory")
     text = os.fspath(place)  # type: ignore[arg-type]  # mypy cannot tell that the two are all there are
     scheme, separator, rest = text.partition("://")
     if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
-        return LocalFolder(text)
+        return LocalFolder(_at_home(text))
     if scheme == "file":
         if not rest.startswith("/"):
             raise ValueError(f"{text} names a host; write file:///path, or the path alone")
@@ -32,3 +34,11 @@ def open_folder(place: str | os.PathLike[str] | Folder) -> Folder:
     if scheme in ObjectFolder.SCHEMES:
         return ObjectFolder(text)
     raise ValueError(f"{scheme}:// is not supported; name a folder, s3://bucket/prefix or gs://bucket/prefix")
+
+
+def _at_home(text: str) -> str:
+    """A path with a leading `~` or `~user` replaced by that user's home."""
+    found = os.path.expanduser(text)
+    if found.startswith("~"):
+        raise ValueError(f"{text} is in the home of a user who is not known here; write ./{text} for a folder there")
+    return found

@@ -18,6 +18,7 @@ from qkatlas.outputs.places.folder import Folder, side_by_side
 from qkatlas.outputs.runs.record import Entry, ShapeError
 
 OTHER_CONTENT = "has other content than was committed"
+OTHER_ROWS = "has other rows"
 
 
 class DamagedPartError(OSError):
@@ -67,12 +68,12 @@ def faults(folder: Folder, parts: Sequence[Part], *, hashed: bool = True) -> dic
     Args:
         folder: run folder.
         parts: the parts.
-        hashed: whether their content is read, too.
+        hashed: whether their content is read, too: its hash, and the count of rows in it.
 
     Raises:
         OSError: if an object store does not answer, which says nothing of the parts.
     """
-    sizes = folder.files() if parts else {}
+    sizes = folder.files(part.path for part in parts) if parts else {}
 
     def fault(part: Part) -> str | None:
         try:
@@ -80,12 +81,28 @@ def faults(folder: Folder, parts: Sequence[Part], *, hashed: bool = True) -> dic
                 if part.path not in sizes:
                     raise FileNotFoundError(part.path)
                 _require_same(part, sizes[part.path], lambda: folder.sha256(part.path) if hashed else part.sha256)
+                if hashed and (rows := footer(folder, part).num_rows) != part.rows:
+                    raise DamagedPartError(f"{part.path} {OTHER_ROWS} than are listed: {rows} for {part.rows}")
         except DamagedPartError as error:
             return str(error)
         return None
 
     found = zip(parts, side_by_side(folder, fault, parts), strict=True)
     return {part.path: text for part, text in found if text is not None}
+
+
+def footer(folder: Folder, part: Part) -> pq.FileMetaData:
+    """What a part's file says of itself.
+
+    Raises:
+        DamagedPartError: if it is no Parquet file.
+        OSError: if an object store does not answer.
+    """
+    try:
+        with folder.filesystem.open_input_file(f"{folder.path}/{part.path}") as stream:
+            return pq.read_metadata(stream)
+    except pa.ArrowInvalid as error:
+        raise DamagedPartError(f"{part.path} is no Parquet file") from error
 
 
 def read_part(folder: Folder, part: Part) -> bytes:

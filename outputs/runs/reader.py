@@ -11,9 +11,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from qkatlas.outputs.places.folder import side_by_side
-from qkatlas.outputs.runs.part import DamagedPartError, Part, read_part
+from qkatlas.outputs.runs.part import OTHER_ROWS, DamagedPartError, Part, read_part
 from qkatlas.outputs.runs.run import Run
-from qkatlas.outputs.runs.store import remedy
+from qkatlas.outputs.runs.soundness import remedy
 
 _HIVE = ds.partitioning(pa.schema([("layer", pa.int32()), ("head", pa.int32())]), flavor="hive")
 _LARGEST = 2**31 - 1
@@ -77,7 +77,7 @@ def read_whole(run: Run, table: str) -> pa.Table:
     if not parts:
         raise ValueError(f"run {run.folder.name} has no table {table!r}")
     contents = side_by_side(run.folder, lambda part: _content(run, part), parts)
-    tables = [pq.read_table(pa.BufferReader(content)) for content in contents]
+    tables = [_rows(run, part, content) for part, content in zip(parts, contents, strict=True)]
     # Partition columns come from the folders below the table's own, whatever the folders above it are called.
     keys = [dict(name.split("=", 1) for name in part.path.split("/")[1:-1] if "=" in name) for part in parts]
     for key in keys[0]:
@@ -96,6 +96,15 @@ def _content(run: Run, part: Part) -> bytes:
     except DamagedPartError as error:
         fault = str(error)
         raise ValueError(f"run {run.folder.name} is damaged: {fault}; {remedy(run, [fault])}") from error
+
+
+def _rows(run: Run, part: Part, content: bytes) -> pa.Table:
+    """The rows of a part, as many as are listed."""
+    table = pq.read_table(pa.BufferReader(content))
+    if len(table) != part.rows:
+        fault = f"{part.path} {OTHER_ROWS} than are listed: {len(table)} for {part.rows}"
+        raise ValueError(f"run {run.folder.name} is damaged: {fault}; {remedy(run, [fault])}")
+    return table
 
 
 def _table_of(part: Part) -> str:

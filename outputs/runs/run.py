@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -33,12 +34,24 @@ from qkatlas.outputs.runs.shard import Shard
 _STATE = "_state"
 _PLAN = f"{_STATE}/plan.json"
 _MANIFEST = "manifest.json"
+_JOURNAL = f"{_STATE}/receipts.jsonl"
+_FAILURES = f"{_STATE}/failures.log"
+_OWN = (_PLAN, _MANIFEST, _JOURNAL, _FAILURES)
+"""Files that are no tables."""
 
 Record = TypeVar("Record")
 
 
 class DamagedRunError(ValueError):
-    """A file that a run keeps of itself cannot be read."""
+    """A file that a run keeps of itself cannot be read.
+
+    Attributes:
+        fault: which, and why, without the run and the remedy.
+    """
+
+    def __init__(self, folder: Folder, path: str, reason: str) -> None:
+        self.fault = f"{path} is damaged ({reason})"
+        super().__init__(f"{folder / path} is damaged ({reason}); submit the request again")
 
 
 class Run:
@@ -54,8 +67,8 @@ class Run:
 
     def __init__(self, folder: str | os.PathLike[str] | Folder) -> None:
         self.folder = open_folder(folder)
-        self.failure_log: Log = self.folder.log(f"{_STATE}/failures.log")
-        self._journal = Journal(self.folder.log(f"{_STATE}/receipts.jsonl"))
+        self.failure_log: Log = self.folder.log(_FAILURES)
+        self._journal = Journal(self.folder.log(_JOURNAL))
         self._parsed: dict[str, tuple[bytes, Any]] = {}
         self._sound: dict[str, Receipt] = {}
         self._require_driving: Callable[[bool], None] = lambda ask: None
@@ -63,6 +76,10 @@ class Run:
     def exists(self) -> bool:
         """Whether the folder holds a run, finished or not."""
         return any(self.folder.size(path) is not None for path in (_PLAN, _MANIFEST))
+
+    def begun(self) -> datetime | None:
+        """When its plan was made; None if it has none."""
+        return self.folder.modified(_PLAN)
 
     def is_running(self) -> bool:
         """Whether a driver computes it now."""
@@ -90,8 +107,12 @@ class Run:
             content = self.folder.read(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except IsADirectoryError as error:
-            raise self._damaged(path, "it is a folder") from error
+        except PermissionError:
+            raise
+        except OSError as error:
+            if error.errno is None:  # a store that does not answer says nothing of the file
+                raise
+            raise self._damaged(path, f"it cannot be read: {error.strerror}") from error
         if path not in self._parsed or self._parsed[path][0] != content:
             try:
                 self._parsed[path] = content, of(parse(content))
@@ -101,7 +122,7 @@ class Run:
         return record
 
     def _damaged(self, path: str, reason: str) -> DamagedRunError:
-        return DamagedRunError(f"{self.folder / path} is damaged ({reason}); submit the request again")
+        return DamagedRunError(self.folder, path, reason)
 
     @contextmanager
     def driving(self) -> Iterator[None]:
@@ -112,7 +133,7 @@ class Run:
             OSError: if the folder cannot be made.
         """
         with self.folder.exclusive(_STATE) as self._require_driving:
-            self._set_aside(self.folder.clear_leftovers())
+            self._set_aside(self.folder.clear_leftovers(_OWN))
             try:
                 yield
             except ValueError:
@@ -158,7 +179,7 @@ class Run:
         Returns:
             The others, in the plan's order.
         """
-        receipts = self._journal.read()
+        receipts = self.committed()
         groups = {shard.name: shard.group for shard in shards}
         newest = {groups[name]: receipt.inputs for name, receipt in receipts.items() if name in groups}
         fit = {
@@ -199,6 +220,15 @@ class Run:
     def receipts(self) -> dict[str, Receipt]:
         """The receipts of the shards found sound or recorded by this driver, by the shard's name."""
         return dict(self._sound)
+
+    def committed(self) -> dict[str, Receipt]:
+        """The newest receipt of every shard that was ever committed, whatever became of its files."""
+        try:
+            return self._journal.read()
+        except OSError as error:
+            if error.errno is None:  # a store that does not answer
+                raise
+            return {}
 
     def write_table(self, path: str, table: pa.Table) -> Part:
         """Write a table of the whole run, such as `tokens.parquet`.
@@ -260,9 +290,8 @@ class Run:
 
     def strangers(self, known: set[str]) -> list[str]:
         """Files among the tables that the run did not write; readers of a whole table would take them for data."""
-        return sorted(
-            path for path in self.folder.files() if ("/" in path or path.endswith(".parquet")) and path not in known
-        )
+        found = self.folder.files(known)
+        return sorted(path for path in found if ("/" in path or path.endswith(".parquet")) and path not in known)
 
     def _set_aside(self, paths: Iterable[str]) -> None:
         for path in paths:

@@ -27,7 +27,7 @@ from qkatlas.jobs.inputs.resolve import write_planted
 from qkatlas.jobs.inputs.source import SourceRun
 from qkatlas.jobs.loop.service import Result, submit
 from qkatlas.jobs.main import run as submit_command
-from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs import soundness, store
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.schemas import communities as schemas_graph
 from qkatlas.pipeline.planted.checkpoint import PlantedDesign
@@ -132,7 +132,7 @@ def test_tables_follow_their_schemas_and_each_other(source: Run, finished: Run) 
     manifest = finished.manifest()
     assert manifest.request.model == source.manifest().request.model
     assert manifest.request.spec["source"] == source.manifest().request.run_id
-    assert store.faults(finished) == []
+    assert soundness.faults(finished) == []
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -14,7 +14,7 @@ import pytest
 from qkatlas.jobs.inputs.source import SourceRun
 from qkatlas.jobs.main import run as submit
 from qkatlas.jobs.report.content import described
-from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs import soundness, store
 from qkatlas.outputs.runs.journal import Journal
 from qkatlas.outputs.runs.reader import read_rows, read_whole, table_names
 from qkatlas.outputs.runs.record import write
@@ -40,7 +40,7 @@ def test_the_store_finds_them_whole(out: Path, name: str, shards: int, rows: int
     state = store.status(run)
     size = sum(file.stat().st_size for file in (out / name).rglob("*.parquet"))
     assert (state.state, state.done, state.shards, state.rows, state.bytes) == ("complete", shards, shards, rows, size)
-    assert store.faults(run) == []
+    assert soundness.faults(run) == []
 
 
 @pytest.mark.parametrize("name", [FULL_VOCAB, COMMUNITIES])
