@@ -23,6 +23,7 @@ from qkatlas.jobs.head_scan.spec import HeadScan
 from qkatlas.jobs.plan.device import Core
 from qkatlas.jobs.plan.plan import Machines, Plan
 from qkatlas.jobs.plan.shape import find_shape
+from qkatlas.outputs.runs.run import Run
 
 QUICK = (
     ("full-vocab", "planted-small", {"top_k": 16}),
@@ -64,13 +65,13 @@ def line(job: str, model: str, options: dict[str, Any]) -> str:
     with tempfile.TemporaryDirectory() as out:
         own = run(job, "--model", model, "--out", out, *given)
         (folder,) = Path(out).iterdir()
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = Run(folder).manifest()
+    assert manifest is not None, "the job ended well"
     with tempfile.TemporaryDirectory() as out:
         processor = run(job, "--model", model, "--out", out, "--in-process", *given)["processor"]
-    files = 1 + len(manifest["parts"])
-    size, rows = (sum(part[name] for part in manifest["parts"]) for name in ("bytes", "rows"))
-    worker = 2**20 * max(shard["measures"]["peak_memory_mb"] for shard in manifest["shards"])
-    seconds = sum(manifest["provenance"]["seconds"].values())
+    files = 1 + len(manifest.parts)
+    worker = 2**20 * max(done.measures.peak_memory_mb or 0 for done in manifest.shards)
+    seconds = sum(manifest.provenance.seconds.values()) if manifest.provenance else 0.0
     clock = sum(Machines.of(gpus=0, cpus=local_cpus(), gpu=None).seconds(plan).values())
     core_seconds = Core().start + sum(step.load.core_seconds(Core()) for step in plan.steps)
     # What a process reads from the object store counts as its own in the system's measure.
@@ -78,10 +79,10 @@ def line(job: str, model: str, options: dict[str, Any]) -> str:
     return " | ".join(
         [
             f"{job} {model} {' '.join(given)}".strip(),
-            f"{len(plan.shards) / len(manifest['shards']):.2f}",
+            f"{len(plan.shards) / len(manifest.shards):.2f}",
             f"{plan.files / files:.2f}",
-            f"{sum(table.rows for table in plan.tables) / rows:.2f}",
-            f"{plan.bytes / size:.2f} of {size / 1e6:.1f} MB",
+            f"{sum(table.rows for table in plan.tables) / manifest.rows:.2f}",
+            f"{plan.bytes / manifest.bytes:.2f} of {manifest.bytes / 1e6:.1f} MB",
             f"{resident[0] / worker:.2f} of {worker / 1e9:.2f} GB",
             f"{resident[1] / own['memory']:.2f} of {own['memory'] / 1e9:.2f} GB",
             f"{clock / seconds:.2f} of {seconds:.0f} s",

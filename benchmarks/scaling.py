@@ -26,8 +26,9 @@ from qkatlas.cluster.in_process import InProcessExecutor
 from qkatlas.cluster.ray_cluster import RayExecutor
 from qkatlas.jobs.loop.clock import Clock
 from qkatlas.jobs.loop.service import submit
-from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs import soundness
 from qkatlas.outputs.runs.journal import Receipt
+from qkatlas.outputs.runs.measures import Measures
 from qkatlas.outputs.runs.part import Part, partition, write_part
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
@@ -135,7 +136,7 @@ class SleepJob:
         number = shard.bounds["part"]
         table = pa.table({"token_id": pa.array([number], pa.int32())})
         part = write_part(folder, partition("sleep", 0, number // SHARDS_PER_HEAD, number), table)
-        return Receipt(shard=shard.name, inputs="0" * 64, parts=(part,), measures={"device": "cpu"})
+        return Receipt(shard=shard.name, inputs="0" * 64, parts=(part,), measures=Measures(device="cpu"))
 
     def reduce(self, run: Run) -> list[Part]:
         """Nothing."""
@@ -197,8 +198,8 @@ def measure(out: Path, workers: int, shards: int, seconds: float, *, on_ray: boo
     row["again"] = _seconds(lambda: submit(job, out=out, executor=Simulated(workers)))
     run.reopen()
     row["resume"] = _seconds(lambda: submit(job, out=out, executor=Simulated(workers)))
-    row["verify"] = _seconds(lambda: store.faults(run))
-    assert not store.faults(run)
+    row["verify"] = _seconds(lambda: soundness.faults(run))
+    assert not soundness.faults(run)
     return {**row, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 

@@ -30,17 +30,18 @@ def finish_run() -> Callable[..., Path]:
     def finish(out: Path, job: str, tables: Mapping[str, pa.Table], spec: Mapping[str, object] | None = None) -> Path:
         from qkatlas.outputs.runs.identity import identify
         from qkatlas.outputs.runs.journal import Receipt
+        from qkatlas.outputs.runs.provenance import Provenance
         from qkatlas.outputs.runs.run import Run
         from qkatlas.outputs.runs.shard import Shard
 
         model = {"architecture": {"vocab_size": 1}, "weights_sha256": "0" * 64, "vocabulary_sha256": "0" * 64}
         request = identify(job, spec or {}, model)
-        run = Run(out / f"{job}-{request['run_id']}")
+        run = Run(out / f"{job}-{request.run_id}")
         with run.driving():
             shards = run.plan_or_load(request, [Shard("all", "all", {"start": 0, "stop": 1})], bool)
             parts = tuple(run.write_table(path, table) for path, table in tables.items())
             run.record(Receipt(shard="all", inputs="i", parts=parts))
-            run.commit(request, shards, [], provenance={"model": "test", "finished": "2026-01-01T00:00:00+00:00"})
+            run.commit(request, shards, [], provenance=Provenance(model="test", finished="2026-01-01T00:00:00+00:00"))
         return Path(run.folder)
 
     return finish

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-
 from qkatlas.jobs.cli.options import InputFile, RunOptions, prompt_options, read_category_words, run_options
 
 

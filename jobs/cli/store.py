@@ -7,21 +7,21 @@ from typing import Any
 import click
 
 from qkatlas.jobs.cli.command import out_option
-from qkatlas.jobs.cli.ending import COMPLETE, INCOMPLETE, say
+from qkatlas.jobs.cli.ending import COMPLETE, INCOMPLETE, harmless, say
 
 
 @click.command("runs")
 @out_option
 def runs(out: str) -> None:
     """List the runs in a folder."""
-    from qkatlas.outputs.places.folder import open_folder
+    from qkatlas.outputs.places.open import open_folder
     from qkatlas.outputs.runs import store
 
     found = store.all_runs(open_folder(out))
     if not found:
-        click.echo(f"no runs in {out}")
+        _print(f"no runs in {out}")
     for run_ in found:
-        click.echo(_status_line(run_.folder.name, store.status(run_)))
+        _print(_status_line(run_.folder.name, store.status(run_)))
 
 
 @click.command("status")
@@ -29,16 +29,17 @@ def runs(out: str) -> None:
 @out_option
 def status(run_name: str, out: str) -> None:
     """Say where a run stands."""
-    from qkatlas.outputs.places.folder import open_folder
+    from qkatlas.outputs.places.open import open_folder
     from qkatlas.outputs.runs import store
 
     run_ = store.find(open_folder(out), run_name)
-    plan = run_.plan() or run_.manifest() or {}
-    click.echo(_status_line(run_.folder.name, store.status(run_)))
-    for name, value in plan.get("spec", {}).items():
-        click.echo(f"  {name}: {value}")
-    click.echo(f"  weights: sha256 {plan['model']['weights_sha256']}")
-    click.echo(f"  folder: {run_.folder}")
+    record = run_.plan() or run_.manifest()
+    assert record is not None, "it was found"
+    _print(_status_line(run_.folder.name, store.status(run_)))
+    for name, value in record.request.spec.items():
+        _print(f"  {name}: {value}")
+    _print(f"  weights: sha256 {record.request.weights_sha256}")
+    _print(f"  folder: {run_.folder}")
 
 
 @click.command("verify")
@@ -46,19 +47,24 @@ def status(run_name: str, out: str) -> None:
 @out_option
 def verify(run_name: str, out: str) -> int:
     """Check every file of a finished run against its manifest; exit 1 if one differs."""
-    from qkatlas.outputs.places.folder import open_folder
-    from qkatlas.outputs.runs import store
+    from qkatlas.outputs.places.open import open_folder
+    from qkatlas.outputs.runs import soundness, store
 
     run_ = store.find(open_folder(out), run_name)
-    faults = store.faults(run_)
+    faults = soundness.faults(run_)
     for fault in faults:
-        click.echo(fault)
+        _print(fault)
     if faults:
-        return say(f"{len(faults)} faults in {run_.folder}; {store.remedy(run_, faults)}", INCOMPLETE)
+        return say(f"{len(faults)} faults in {run_.folder}; {soundness.remedy(run_, faults)}", INCOMPLETE)
     state = store.status(run_)
-    click.echo(f"{run_.folder.name}: sound, {state.rows} rows in {state.bytes / 1e6:.1f} MB")
+    _print(f"{run_.folder.name}: sound, {state.rows} rows in {state.bytes / 1e6:.1f} MB")
     return COMPLETE
 
 
 def _status_line(name: str, state: Any) -> str:
     return f"{name}: {state.state}, {state.done}/{state.shards} shards, {state.rows} rows, {state.bytes / 1e6:.1f} MB"
+
+
+def _print(line: str) -> None:
+    """Print a line of what records and folders say, which may hold anything."""
+    click.echo(harmless(line, one_line=True))

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-
 from qkatlas.jobs.cli.options import SessionOptions, frequency_options, session_options
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def communities(
     from qkatlas.jobs.communities.job import Communities, CommunitiesJob
     from qkatlas.jobs.full_vocab.answer import largest_communities
     from qkatlas.jobs.inputs.source import SourceRun
-    from qkatlas.outputs.places.folder import open_folder
+    from qkatlas.outputs.places.open import open_folder
 
     if export is not None:
         require_replaceable(export)

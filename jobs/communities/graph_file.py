@@ -65,4 +65,4 @@ def write_graphml(file: Path, run: Run, source: SourceRun) -> None:
 
 def _is_directed(run: Run) -> bool:
     manifest = run.manifest()
-    return manifest is not None and manifest["spec"]["symmetrise"] == "directed"
+    return manifest is not None and manifest.request.spec["symmetrise"] == "directed"

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from qkatlas.outputs.places.folder import Folder
-from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs import soundness, store
 from qkatlas.outputs.runs.reader import list_matrix, read_parts, read_whole
 from qkatlas.outputs.runs.run import Run
 
@@ -49,16 +49,17 @@ class SourceRun:
             ValueError: if there is none, or it is no full-vocab run, not finished, or damaged.
         """
         run = store.find(out, name)
-        request = run.manifest() or run.plan()
-        if request is not None and request["job"] != "full-vocab":
-            raise ValueError(f"run {run.folder.name} is of {request['job']}; name a run of submit full-vocab")
-        faults = store.faults(run)
+        record = run.manifest() or run.plan()
+        if record is not None and record.request.job != "full-vocab":
+            raise ValueError(f"run {run.folder.name} is of {record.request.job}; name a run of submit full-vocab")
+        faults = soundness.faults(run)
         if faults:
-            raise ValueError(f"run {run.folder.name} is damaged ({faults[0]}); {store.remedy(run, faults)}")
+            raise ValueError(f"run {run.folder.name} is damaged ({faults[0]}); {soundness.remedy(run, faults)}")
         manifest = run.manifest()
         assert manifest is not None, "a run without faults is finished"
-        name = (manifest["provenance"] or {}).get("model", "unknown model")
-        return cls(run, manifest["run_id"], name, manifest["model"], manifest["spec"]["top_k"])
+        request = manifest.request
+        called = manifest.provenance.model if manifest.provenance else None
+        return cls(run, request.run_id, called or "unknown model", dict(request.model), request.spec["top_k"])
 
     @cached_property
     def tokens(self) -> pa.Table:
@@ -76,5 +77,5 @@ class SourceRun:
         """Kept keys of every token, best first: int32 [V, K]."""
         manifest = self.run.manifest()
         assert manifest is not None, "it was checked"
-        table = read_parts(self.run, [part for part in manifest["parts"] if part.path.startswith("topk/")])
+        table = read_parts(self.run, [part for part in manifest.parts if part.path.startswith("topk/")])
         return list_matrix(table.sort_by("token_id"), "key_ids")

@@ -18,12 +18,13 @@ from qkatlas.jobs.loop.progress import Progress
 from qkatlas.jobs.loop.result import Result
 from qkatlas.jobs.loop.step import Context, Step, stages
 from qkatlas.jobs.loop.work import Task, compute_shard
-from qkatlas.outputs.places.folder import Folder, open_folder
-from qkatlas.outputs.runs.identity import identify
-from qkatlas.outputs.runs.part import faults
+from qkatlas.outputs.places.folder import Folder
+from qkatlas.outputs.places.open import open_folder
+from qkatlas.outputs.runs.identity import Request, identify
 from qkatlas.outputs.runs.provenance import provenance
-from qkatlas.outputs.runs.run import DamagedRunError, Run
+from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
+from qkatlas.outputs.runs.soundness import is_finished
 from qkatlas.outputs.runs.store import unusable
 
 _ROUNDS = 3
@@ -73,18 +74,18 @@ def submit(
     clock.lap(opened or job.opened)
     request = identify(job.name, job.settings(), job.model.identity)
     place = open_folder(out)
-    run = Run(place / f"{job.name}-{request['run_id']}")
+    run = Run(place / f"{job.name}-{request.run_id}")
     computed = 0
     failures: Mapping[str, Failure] = {}
     with ExitStack() as stack:
         with _writable(place):
             place.require_reachable()
-            finished = _is_finished(run, job, request)
+            finished = is_finished(run, request, job.covers)
         if not finished:
             grant = Grant.divide(executor.capacity(), gpus, most_cpus=job.threads)
             with _writable(place):
                 stack.enter_context(run.driving())
-            finished = _is_finished(run, job, request)  # by a driver that held the run until now
+            finished = is_finished(run, request, job.covers)  # by a driver that held the run until now
         if not finished:
             context = Context(run=run, threads=grant.cpus, clock=clock)
             job.prepare(context)
@@ -107,7 +108,7 @@ def submit(
 def _commit(
     job: Job[Any],
     context: Context,
-    request: Mapping[str, Any],
+    request: Request,
     steps: Sequence[Step[Any, Any]],
     *,
     argv: Sequence[str],
@@ -118,8 +119,8 @@ def _commit(
     paths = {table.name: table.path() for table in job.tables}
     tables = [run.write_table(paths[name], table) for name, table in job.reduce(run).items()]
     clock.lap("reducing")
-    devices = sorted({receipt.measures["device"] for receipt in run.receipts().values()})
-    origin = provenance(argv, devices=devices, tf32=False, seconds=clock.seconds, **facts)
+    devices = sorted({str(receipt.measures.device) for receipt in run.receipts().values()})
+    origin = provenance(argv, devices=devices, seconds=clock.seconds, **facts)
     run.commit(request, [shard for step in steps for shard in step.shards], tables, provenance=origin)
     clock.lap("committing")
 
@@ -249,20 +250,6 @@ def _fitted(steps: Sequence[Step[Any, Any]], shards: Sequence[Shard]) -> Sequenc
         return steps  # whose shards know their kinds
     (step,) = steps
     return [replace(step, shards=shards)]
-
-
-def _is_finished(run: Run, job: Job[Any], request: Mapping[str, Any]) -> bool:
-    """Whether a run's manifest is that of the request, and every file the one it lists, and no other."""
-    try:
-        manifest = run.manifest()
-    except DamagedRunError:
-        return False
-    if manifest is None or manifest["run_id"] != request["run_id"]:
-        return False
-    if not job.covers([Shard.from_json(shard) for shard in manifest["shards"]]):
-        return False
-    known = {part.path for part in manifest["parts"]}
-    return not run.strangers(known) and not faults(run.folder, manifest["parts"], hashed=not run.folder.sizes_suffice)
 
 
 @contextmanager

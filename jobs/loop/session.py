@@ -15,8 +15,8 @@ from qkatlas.cluster.executor import Grant
 from qkatlas.jobs.loop.clock import Clock
 from qkatlas.jobs.loop.progress import Progress
 from qkatlas.jobs.loop.service import submit
-from qkatlas.outputs.places.folder import open_folder
 from qkatlas.outputs.places.local_folder import LocalFolder
+from qkatlas.outputs.places.open import open_folder
 
 if TYPE_CHECKING:
     from qkatlas.cluster.executor import Executor
@@ -103,13 +103,13 @@ class Session:
         folder = result.run.folder
         manifest = result.run.manifest()
         assert manifest is not None, "a result without failures is committed"
-        size = sum(part.bytes for part in manifest["parts"]) / 1e6
+        size = manifest.bytes / 1e6
         if result.computed:
             stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items() if seconds >= 0.05)
             self._line(f"\n{result.computed} shards in {sum(result.seconds.values()):.1f} s ({stages})")
         else:
             self._line("\nfinished before; nothing had to be computed")
-        written = {part.path.partition("/")[0].removesuffix(".parquet") for part in manifest["parts"]}
+        written = {part.path.partition("/")[0].removesuffix(".parquet") for part in manifest.parts}
         tables = {table.name: table for table in job.tables}
         shown = [tables[name].glob for name in job.shows if tables[name].folder in written]
         self._line(f"{size:.1f} MB in {folder}: {', '.join(shown)}")

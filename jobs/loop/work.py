@@ -12,7 +12,9 @@ from qkatlas.cluster.executor import Grant
 from qkatlas.jobs.loop.step import Produced
 from qkatlas.outputs.places.folder import Folder
 from qkatlas.outputs.runs.journal import Receipt
+from qkatlas.outputs.runs.measures import Measures
 from qkatlas.outputs.runs.part import write_part
+from qkatlas.outputs.runs.record import Entry
 from qkatlas.outputs.runs.shard import Shard
 
 
@@ -53,5 +55,5 @@ def compute_shard(grant: Grant, shard: Shard, task: Task, shared: Any) -> Receip
         "device": grant.device,
         "cpus": grant.cpus,
     }
-    measures = {**cost, **produced.measures}  # a job that uses no GPU says so
+    measures = Measures.of(Entry({**cost, **produced.measures}))  # a job that uses no GPU says so
     return Receipt(shard=shard.name, inputs=task.inputs, parts=parts, measures=measures, summary=produced.summary)

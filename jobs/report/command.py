@@ -28,8 +28,8 @@ _LARGE = 15_000_000
 def report(run_names: tuple[str, ...], out: str, runs: str, neighbours: int) -> None:
     """Show finished runs in one HTML file that needs no network."""
     from qkatlas.jobs.report.content import Report
-    from qkatlas.outputs.places.folder import open_folder
     from qkatlas.outputs.places.local_folder import LocalFolder
+    from qkatlas.outputs.places.open import open_folder
     from qkatlas.outputs.report import page
     from qkatlas.outputs.runs import store
 

@@ -15,7 +15,9 @@ from qkatlas.jobs.report.tables import (
 )
 from qkatlas.jobs.report.tokens import tokens_section
 from qkatlas.outputs.report.pack import Pack
-from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs import soundness, store
+from qkatlas.outputs.runs.manifest import Manifest
+from qkatlas.outputs.runs.provenance import Provenance
 from qkatlas.outputs.runs.reader import table_names
 from qkatlas.outputs.runs.run import Run
 from qkatlas.pipeline.text.vocabulary import printable
@@ -124,25 +126,25 @@ def described(run: Run) -> dict[str, Any]:
         A JSON object.
     """
     manifest = _finished(run)
-    provenance = manifest.get("provenance") or {}
-    model = str(provenance.get("model", "unknown model")).rstrip("/").rpartition("/")[2]
+    origin = manifest.provenance or Provenance()
+    model = (origin.model or "unknown model").rstrip("/").rpartition("/")[2]
     return {
         "name": run.folder.name,
-        "job": manifest["job"],
-        "spec": manifest["spec"],
+        "job": manifest.request.job,
+        "spec": manifest.request.spec,
         "model": printable(model.encode("utf-8", "backslashreplace")),
-        "vocab_size": manifest["model"].get("architecture", {}).get("vocab_size"),
-        "weights_sha256": manifest["model"]["weights_sha256"],
-        "finished": provenance.get("finished"),
-        "devices": provenance.get("devices") or [],
-        "commit": (provenance.get("code") or {}).get("commit"),
-        "version": (provenance.get("versions") or {}).get("qkatlas"),
-        "rows": sum(part.rows for part in manifest["parts"]),
-        "bytes": sum(part.bytes for part in manifest["parts"]),
+        "vocab_size": manifest.request.vocab_size,
+        "weights_sha256": manifest.request.weights_sha256,
+        "finished": origin.finished,
+        "devices": list(origin.devices),
+        "commit": origin.code.commit if origin.code else None,
+        "version": origin.versions.get("qkatlas"),
+        "rows": manifest.rows,
+        "bytes": manifest.bytes,
     }
 
 
-def _finished(run: Run) -> dict[str, Any]:
+def _finished(run: Run) -> Manifest:
     manifest = run.manifest()
     if manifest is None:
         raise ValueError(
@@ -155,8 +157,8 @@ def _tables(run: Run) -> set[str]:
     """The tables of a run that is fit to be shown."""
     _finished(run)
     if store.status(run).state != "complete":
-        faults = store.faults(run)
-        raise ValueError(f"run {run.folder.name} is damaged: {faults[0]}; {store.remedy(run, faults)}")
+        faults = soundness.faults(run)
+        raise ValueError(f"run {run.folder.name} is damaged: {faults[0]}; {soundness.remedy(run, faults)}")
     tables = table_names(run)
     if not tables.intersection(_SHOWN):
         raise ValueError(f"run {run.folder.name} has no table that a report shows; name runs with {', '.join(_SHOWN)}")
@@ -164,12 +166,12 @@ def _tables(run: Run) -> set[str]:
 
 
 def _run_id(run: Run) -> str:
-    return str(_finished(run)["run_id"])
+    return str(_finished(run).request.run_id)
 
 
 def _source_id(run: Run) -> str:
     """Id of the run that a communities run was made from."""
-    return str(_finished(run)["spec"]["source"])
+    return str(_finished(run).request.spec["source"])
 
 
 def _source(run: Run) -> Run:

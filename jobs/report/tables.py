@@ -98,7 +98,7 @@ def reproduction_section(run: Run) -> dict[str, Any]:
 def run_head(run: Run) -> str | None:
     """Name of the one head a run is about, if it is about one."""
     manifest = run.manifest()
-    head = None if manifest is None else manifest["spec"].get("head")
+    head = None if manifest is None else manifest.request.spec.get("head")
     return head if isinstance(head, str) else None
 
 

@@ -28,7 +28,7 @@ from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.outputs.schemas import reproduce as schemas
 from qkatlas.pipeline.circuit.kin import unit_states
-from qkatlas.pipeline.circuit.projection import HeadInputs, bilinear_factors, head_inputs, head_weights
+from qkatlas.pipeline.circuit.projection import bilinear_factors, head_inputs, head_weights
 from qkatlas.pipeline.circuit.states import TokenStates
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.text.categories import Categories

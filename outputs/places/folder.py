@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Protocol, TypeVar
 
 import pyarrow.fs
@@ -88,15 +87,24 @@ class Folder(Protocol):
         """
         ...
 
-    def files(self) -> dict[str, int]:
+    def files(self, expected: Iterable[str] = ()) -> dict[str, int]:
         """Sizes in bytes of all files below it by their paths, from one listing.
 
-        Files and folders whose names begin with a dot or an underscore are left out, as table readers do.
+        Files and folders whose names begin with a dot or an underscore are left out, as table readers do. Where a
+        folder is a link to another place, such as a table that was moved to a larger disk, the listing goes on there if
+        a file is expected below it; any other link to a folder, or to nothing, counts as a file itself.
+
+        Args:
+            expected: paths of files that should be there.
         """
         ...
 
     def size(self, path: str) -> int | None:
         """Bytes of a file; None if there is none."""
+        ...
+
+    def modified(self, path: str) -> datetime | None:
+        """When a file was written last; None if there is none."""
         ...
 
     def read(self, path: str) -> bytes:
@@ -115,11 +123,14 @@ class Folder(Protocol):
         """Give a file another path in this folder."""
         ...
 
-    def clear_leftovers(self) -> list[str]:
+    def clear_leftovers(self, own: Collection[str] = ()) -> list[str]:
         """Remove what killed writers left.
 
+        Args:
+            own: paths of files that are no tables.
+
         Returns:
-            What stands in the way where a table's file belongs.
+            What stands in the way where one of them or a table's file belongs.
         """
         ...
 
@@ -155,34 +166,14 @@ class Folder(Protocol):
         ...
 
 
-def open_folder(place: str | os.PathLike[str] | Folder) -> Folder:
-    """The folder that a user names; nothing is read or written.
+class ReadTogether(Protocol):
+    """What side_by_side asks of a folder, or of a part of one."""
 
-    Args:
-        place: a path, `file://`, `s3://bucket/prefix` or `gs://bucket/prefix`, or a folder that is open already.
-
-    Raises:
-        ValueError: if its scheme is not supported, or the URI is wrong.
-    """
-    from qkatlas.outputs.places.local_folder import LocalFolder
-    from qkatlas.outputs.places.object_folder import ObjectFolder
-
-    if isinstance(place, (LocalFolder, ObjectFolder)):
-        return place
-    text = os.fspath(place)  # type: ignore[arg-type]  # mypy cannot tell that the two are all there are
-    scheme, separator, rest = text.partition("://")
-    if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
-        return LocalFolder(text)
-    if scheme == "file":
-        if not rest.startswith("/"):
-            raise ValueError(f"{text} names a host; write file:///path, or the path alone")
-        return LocalFolder(rest)
-    if scheme in ObjectFolder.SCHEMES:
-        return ObjectFolder(text)
-    raise ValueError(f"{scheme}:// is not supported; name a folder, s3://bucket/prefix or gs://bucket/prefix")
+    threads: int
+    """Files that are best read at the same time."""
 
 
-def side_by_side(folder: Folder, function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
+def side_by_side(folder: ReadTogether, function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
     """Call a function that reads files for each item, as many at a time as is best for the folder.
 
     Returns:

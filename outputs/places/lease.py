@@ -16,12 +16,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
+from qkatlas.outputs.places.bucket import Bucket
 from qkatlas.outputs.places.lock import RunIsBusyError
-
-if TYPE_CHECKING:
-    from qkatlas.outputs.places.object_folder import ObjectFolder
 
 LEASE_SECONDS = 60.0
 """A lease that was not renewed for so long is that of a driver that was killed."""
@@ -38,7 +35,7 @@ _ROUNDING_SECONDS = 1.0
 class _Lease:
     """This driver's own object, renewed by a thread of its own."""
 
-    def __init__(self, folder: ObjectFolder, path: str) -> None:
+    def __init__(self, folder: Bucket, path: str) -> None:
         self._folder, self.path = folder, path
         self._content = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
         self._lost = ""
@@ -81,7 +78,7 @@ class _Lease:
             with suppress(OSError):  # tried again at the next beat, until the lease has run out
                 self._renew(folder)
 
-    def _renew(self, folder: ObjectFolder) -> None:
+    def _renew(self, folder: Bucket) -> None:
         with self._renewing:
             begun = _now()
             if self._lost or begun - self._renewed > LEASE_SECONDS:
@@ -95,7 +92,7 @@ class _Lease:
 
 
 @contextmanager
-def hold(folder: ObjectFolder, place: str) -> Iterator[Callable[[bool], None]]:
+def hold(folder: Bucket, place: str) -> Iterator[Callable[[bool], None]]:
     """Hold the lease of a run; see `Folder.exclusive`.
 
     Args:
@@ -110,7 +107,7 @@ def hold(folder: ObjectFolder, place: str) -> Iterator[Callable[[bool], None]]:
         lease.end()
 
 
-def is_held(folder: ObjectFolder, place: str) -> bool:
+def is_held(folder: Bucket, place: str) -> bool:
     """Whether a driver renewed its lease lately, by this machine's clock: a reader writes nothing to compare with."""
     now = datetime.now(UTC)
     return any(
@@ -119,7 +116,7 @@ def is_held(folder: ObjectFolder, place: str) -> bool:
     )
 
 
-def _apply(folder: ObjectFolder, place: str) -> _Lease:
+def _apply(folder: Bucket, place: str) -> _Lease:
     for left in reversed(range(_TRIES)):
         lease = _Lease(folder, f"{place}/{uuid.uuid4().hex}")
         try:
@@ -140,7 +137,7 @@ def _apply(folder: ObjectFolder, place: str) -> _Lease:
     raise refusal
 
 
-def _ages(folder: ObjectFolder, place: str, own: str) -> dict[str, float]:
+def _ages(folder: Bucket, place: str, own: str) -> dict[str, float]:
     """Seconds since the other drivers' leases were renewed, counted from the writing of our own."""
     found = folder.listed(place)
     if own not in found:
@@ -149,7 +146,7 @@ def _ages(folder: ObjectFolder, place: str, own: str) -> dict[str, float]:
     return {path: (now - info.mtime).total_seconds() for path, info in found.items() if path != own}
 
 
-def _refusal(folder: ObjectFolder, path: str, age: float) -> RunIsBusyError:
+def _refusal(folder: Bucket, path: str, age: float) -> RunIsBusyError:
     try:
         entry = json.loads(folder.read(path))
         holder = f"process {entry['pid']} on {entry['host']}"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow.fs
@@ -32,7 +34,7 @@ class LocalFolder:
             os.fspath(path).encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"{os.fspath(path)!a} is not UTF-8, which Parquet readers need; choose another") from error
-        self._path = Path(path).expanduser()
+        self._path = Path(path)
 
     def __fspath__(self) -> str:
         return str(self._path)
@@ -50,7 +52,7 @@ class LocalFolder:
         return hash(self._path)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return LocalFolder, (str(self._path.resolve()),)  # a worker stands in another directory
+        return LocalFolder, (os.path.realpath(self._path),)  # a worker stands in another directory
 
     def __truediv__(self, path: str) -> LocalFolder:
         return LocalFolder(self._path / path)
@@ -82,13 +84,19 @@ class LocalFolder:
         """The folders in it, by name; see `Folder`."""
         try:
             with os.scandir(self._path) as entries:
-                return [self / name for name in sorted(entry.name for entry in entries if entry.is_dir())]
+                return [self / name for name in sorted(entry.name for entry in entries if _leads_to(entry.is_dir))]
         except FileNotFoundError:
             return []
 
-    def files(self) -> dict[str, int]:
+    def files(self, expected: Iterable[str] = ()) -> dict[str, int]:
         """Sizes of all files below it; see `Folder`."""
-        return {path: entry.stat().st_size for path, entry in _walk(self._path, hidden=False) if entry.is_file()}
+        wanted = set(expected)
+        on_the_way = {str(folder) for path in wanted for folder in PurePosixPath(path).parents}
+        return {
+            path: entry.stat(follow_symlinks=_leads_to(entry.is_file)).st_size
+            for path, entry in _walk(self._path, hidden=False, follow=on_the_way)
+            if _leads_to(entry.is_file) or (entry.is_symlink() and path not in on_the_way | wanted)
+        }
 
     def size(self, path: str) -> int | None:
         """Bytes of a file; None if there is none."""
@@ -96,6 +104,17 @@ class LocalFolder:
         try:
             return file.stat().st_size if file.is_file() else None
         except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return None
+            raise
+
+    def modified(self, path: str) -> datetime | None:
+        """When a file was written last; None if there is none."""
+        try:
+            return datetime.fromtimestamp((self._path / path).stat().st_mtime, UTC)
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def read(self, path: str) -> bytes:
@@ -116,15 +135,23 @@ class LocalFolder:
         end = self._path / target
         if os.path.lexists(self._path / path):
             end.parent.mkdir(parents=True, exist_ok=True)
-        (self._path / path).rename(end)
+        try:
+            (self._path / path).rename(end)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            shutil.move(self._path / path, end)  # out of a folder that is a link to another disk
 
-    def clear_leftovers(self) -> list[str]:
-        """Remove temporary files; return folders that bear a table file's name."""
+    def clear_leftovers(self, own: Collection[str] = ()) -> list[str]:
+        """Remove temporary files; return folders that bear a file's name, and links to nothing."""
         in_the_way = []
         for path, entry in _walk(self._path, hidden=True):
             if entry.name.startswith(".") and entry.name.endswith(".tmp"):
                 Path(entry.path).unlink(missing_ok=True)
-            elif path.endswith(".parquet") and not path.startswith("_") and entry.is_dir(follow_symlinks=False):
+            elif entry.is_dir(follow_symlinks=False):
+                if path in own or (path.endswith(".parquet") and not path.startswith("_")):
+                    in_the_way.append(path)
+            elif entry.is_symlink() and not path.startswith("_") and not os.path.exists(entry.path):
                 in_the_way.append(path)
         return in_the_way
 
@@ -193,12 +220,13 @@ class LocalLog:
             return []
 
 
-def _walk(top: Path, *, hidden: bool) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Everything below a folder with its path; a folder comes before its content, and is not followed by a link.
+def _walk(top: Path, *, hidden: bool, follow: Collection[str] = ()) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Everything below a folder with its path; a folder comes before its content.
 
     Args:
         top: the folder; nothing if it is not there.
         hidden: whether names that begin with a dot or an underscore count.
+        follow: paths of folders that may be links. No other link is followed: it may lead anywhere, even back.
     """
     waiting = [("", str(top))]
     while waiting:
@@ -212,8 +240,17 @@ def _walk(top: Path, *, hidden: bool) -> Iterator[tuple[str, os.DirEntry[str]]]:
             if not hidden and entry.name.startswith((".", "_")):
                 continue
             yield prefix + entry.name, entry
-            if entry.is_dir(follow_symlinks=False):
+            is_link = prefix + entry.name not in follow and entry.is_symlink()
+            if not is_link and _leads_to(entry.is_dir):
                 waiting.append((f"{prefix}{entry.name}/", entry.path))
+
+
+def _leads_to(kind: Callable[[], bool]) -> bool:
+    """Whether an entry is of a kind, `is_dir` or `is_file`; a link that leads nowhere, or to itself, is of none."""
+    try:
+        return kind()
+    except OSError:
+        return False
 
 
 def write_whole(file: Path, content: bytes) -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
 
+from qkatlas.outputs.places.bucket import Bucket
 from qkatlas.outputs.places.folder import side_by_side
-
-if TYPE_CHECKING:
-    from qkatlas.outputs.places.object_folder import ObjectFolder
 
 SEGMENT_LINES = 64
 """Lines after which the next object is begun; a driver writes the growing one anew with every line."""
@@ -25,7 +22,7 @@ class ObjectLog:
         path: of the log, such as `_state/receipts.jsonl`.
     """
 
-    def __init__(self, folder: ObjectFolder, path: str) -> None:
+    def __init__(self, folder: Bucket, path: str) -> None:
         stem, _, self._suffix = path.rpartition(".")
         self._folder, self._place = folder, stem
         self._driver: str | None = None

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qkatlas.outputs.places.folder import Log
+from qkatlas.outputs.runs.measures import Measures
 from qkatlas.outputs.runs.part import Part
+from qkatlas.outputs.runs.record import Entry, ShapeError, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class Receipt:
     shard: str
     inputs: str
     parts: tuple[Part, ...]
-    measures: Mapping[str, Any] = field(default_factory=dict)
+    measures: Measures = field(default_factory=Measures)
     summary: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -35,24 +37,19 @@ class Receipt:
             "shard": self.shard,
             "inputs": self.inputs,
             "parts": [part.as_json() for part in self.parts],
-            "measures": dict(self.measures),
+            "measures": self.measures.as_json(),
             "summary": dict(self.summary),
         }
 
     @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> Receipt:
-        """Read a receipt from the object that `as_json` made.
-
-        Raises:
-            KeyError: if a field is missing.
-        """
-        parts = tuple(Part.from_json(part) for part in entry["parts"])
+    def of(cls, entry: Entry) -> Receipt:
+        """Read a receipt; ShapeError if it is none."""
         return cls(
-            shard=entry["shard"],
-            inputs=entry["inputs"],
-            parts=parts,
-            measures=entry["measures"],
-            summary=entry["summary"],
+            shard=entry.text("shard"),
+            inputs=entry.text("inputs"),
+            parts=tuple(Part.of(part) for part in entry.entries("parts")),
+            measures=Measures.of(entry.entry("measures")),
+            summary=entry.free("summary"),
         )
 
 
@@ -83,8 +80,8 @@ class Journal:
         receipts: dict[str, Receipt] = {}
         for line in self._log.lines():
             try:
-                receipt = Receipt.from_json(json.loads(line))
-            except (ValueError, KeyError, TypeError):
+                receipt = Receipt.of(parse(line))
+            except ShapeError:
                 continue  # a torn or empty line commits nothing
             receipts.pop(receipt.shard, None)
             receipts[receipt.shard] = receipt

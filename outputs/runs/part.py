@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+import reprlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,8 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qkatlas.outputs.places.folder import Folder, side_by_side
+from qkatlas.outputs.runs.record import Entry, ShapeError
 
 OTHER_CONTENT = "has other content than was committed"
+OTHER_ROWS = "has other rows"
 
 
 class DamagedPartError(OSError):
@@ -36,18 +40,25 @@ class Part:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> Part:
-        """Read a part from the object that `as_json` made.
+    def of(cls, entry: Entry) -> Part:
+        """Read a part.
 
         Raises:
-            KeyError, TypeError: if a field is missing or of another kind.
-            ValueError: if the path leads out of the run folder.
+            ShapeError: if it is none, or its path is none of a table in the run folder.
         """
-        part = cls(path=entry["path"], rows=entry["rows"], bytes=entry["bytes"], sha256=entry["sha256"])
-        if not (isinstance(part.path, str) and isinstance(part.rows, int) and isinstance(part.bytes, int)):
-            raise TypeError(f"{entry!r} does not describe a part")
-        if part.path.startswith("/") or ".." in part.path.split("/"):
-            raise ValueError(f"{part.path!r} leads out of the run folder")
+        part = cls(
+            path=entry.text("path"),
+            rows=entry.whole("rows", least=0),
+            bytes=entry.whole("bytes", least=0),
+            sha256=entry.text("sha256"),
+        )
+        names = part.path.split("/")
+        if any(not name.isprintable() or name.startswith((".", "_")) for name in names) or "" in names:
+            raise ShapeError(f"{entry.at('path')} is {reprlib.repr(part.path)}, which is no file among the tables")
+        if not part.path.endswith(".parquet"):
+            raise ShapeError(f"{entry.at('path')} is {reprlib.repr(part.path)}, which is no Parquet file")
+        if not re.fullmatch("[0-9a-f]{64}", part.sha256):
+            raise ShapeError(f"{entry.at('sha256')} is {reprlib.repr(part.sha256)}, no SHA-256")
         return part
 
 
@@ -57,12 +68,12 @@ def faults(folder: Folder, parts: Sequence[Part], *, hashed: bool = True) -> dic
     Args:
         folder: run folder.
         parts: the parts.
-        hashed: whether their content is read, too.
+        hashed: whether their content is read, too: its hash, and the count of rows in it.
 
     Raises:
         OSError: if an object store does not answer, which says nothing of the parts.
     """
-    sizes = folder.files() if parts else {}
+    sizes = folder.files(part.path for part in parts) if parts else {}
 
     def fault(part: Part) -> str | None:
         try:
@@ -70,12 +81,28 @@ def faults(folder: Folder, parts: Sequence[Part], *, hashed: bool = True) -> dic
                 if part.path not in sizes:
                     raise FileNotFoundError(part.path)
                 _require_same(part, sizes[part.path], lambda: folder.sha256(part.path) if hashed else part.sha256)
+                if hashed and (rows := footer(folder, part).num_rows) != part.rows:
+                    raise DamagedPartError(f"{part.path} {OTHER_ROWS} than are listed: {rows} for {part.rows}")
         except DamagedPartError as error:
             return str(error)
         return None
 
     found = zip(parts, side_by_side(folder, fault, parts), strict=True)
     return {part.path: text for part, text in found if text is not None}
+
+
+def footer(folder: Folder, part: Part) -> pq.FileMetaData:
+    """What a part's file says of itself.
+
+    Raises:
+        DamagedPartError: if it is no Parquet file.
+        OSError: if an object store does not answer.
+    """
+    try:
+        with folder.filesystem.open_input_file(f"{folder.path}/{part.path}") as stream:
+            return pq.read_metadata(stream)
+    except pa.ArrowInvalid as error:
+        raise DamagedPartError(f"{part.path} is no Parquet file") from error
 
 
 def read_part(folder: Folder, part: Part) -> bytes:

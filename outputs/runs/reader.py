@@ -11,9 +11,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from qkatlas.outputs.places.folder import side_by_side
-from qkatlas.outputs.runs.part import DamagedPartError, Part, read_part
+from qkatlas.outputs.runs.part import OTHER_ROWS, DamagedPartError, Part, read_part
 from qkatlas.outputs.runs.run import Run
-from qkatlas.outputs.runs.store import remedy
+from qkatlas.outputs.runs.soundness import remedy
 
 _HIVE = ds.partitioning(pa.schema([("layer", pa.int32()), ("head", pa.int32())]), flavor="hive")
 _LARGEST = 2**31 - 1
@@ -37,7 +37,7 @@ def read_rows(run: Run, table: str, token_ids: Sequence[int]) -> pa.Table:
     if manifest is None:
         raise ValueError(f"run {run.folder.name} is not finished; submit the same request again to finish it")
     place = run.folder.path
-    files = [f"{place}/{part.path}" for part in manifest["parts"] if part.path.startswith(f"{table}/")]
+    files = [f"{place}/{part.path}" for part in manifest.parts if part.path.startswith(f"{table}/")]
     if not files:
         raise ValueError(f"run {run.folder.name} has no table {table!r}")
     dataset = ds.dataset(
@@ -50,7 +50,7 @@ def read_rows(run: Run, table: str, token_ids: Sequence[int]) -> pa.Table:
 def table_names(run: Run) -> set[str]:
     """Names of the tables of a finished run, such as `topk` and `heads`; none if it is not finished."""
     manifest = run.manifest()
-    return set() if manifest is None else {_table_of(part) for part in manifest["parts"]}
+    return set() if manifest is None else {_table_of(part) for part in manifest.parts}
 
 
 def read_whole(run: Run, table: str) -> pa.Table:
@@ -70,14 +70,14 @@ def read_whole(run: Run, table: str) -> pa.Table:
     manifest = run.manifest()
     if manifest is None:
         raise ValueError(f"run {run.folder.name} is not finished; submit the same request again to finish it")
-    parts = [part for part in manifest["parts"] if _table_of(part) == table]
+    parts = [part for part in manifest.parts if _table_of(part) == table]
     # A table of one file may have rows of finer grain in a folder of its name.
     single = [part for part in parts if part.path == f"{table}.parquet"]
     parts = single or parts
     if not parts:
         raise ValueError(f"run {run.folder.name} has no table {table!r}")
     contents = side_by_side(run.folder, lambda part: _content(run, part), parts)
-    tables = [pq.read_table(pa.BufferReader(content)) for content in contents]
+    tables = [_rows(run, part, content) for part, content in zip(parts, contents, strict=True)]
     # Partition columns come from the folders below the table's own, whatever the folders above it are called.
     keys = [dict(name.split("=", 1) for name in part.path.split("/")[1:-1] if "=" in name) for part in parts]
     for key in keys[0]:
@@ -96,6 +96,15 @@ def _content(run: Run, part: Part) -> bytes:
     except DamagedPartError as error:
         fault = str(error)
         raise ValueError(f"run {run.folder.name} is damaged: {fault}; {remedy(run, [fault])}") from error
+
+
+def _rows(run: Run, part: Part, content: bytes) -> pa.Table:
+    """The rows of a part, as many as are listed."""
+    table = pq.read_table(pa.BufferReader(content))
+    if len(table) != part.rows:
+        fault = f"{part.path} {OTHER_ROWS} than are listed: {len(table)} for {part.rows}"
+        raise ValueError(f"run {run.folder.name} is damaged: {fault}; {remedy(run, [fault])}")
+    return table
 
 
 def _table_of(part: Part) -> str:

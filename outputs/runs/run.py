@@ -12,31 +12,46 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from datetime import datetime
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from qkatlas.outputs.places.folder import Folder, Log, open_folder
-from qkatlas.outputs.runs.identity import run_id
+from qkatlas.outputs.places.folder import Folder, Log
+from qkatlas.outputs.places.open import open_folder
+from qkatlas.outputs.runs.identity import Request
 from qkatlas.outputs.runs.journal import Journal, Receipt
+from qkatlas.outputs.runs.manifest import CommittedShard, Manifest, Plan
 from qkatlas.outputs.runs.part import Part, faults, write_table
+from qkatlas.outputs.runs.provenance import Provenance
+from qkatlas.outputs.runs.record import Entry, ShapeError, parse, write
 from qkatlas.outputs.runs.shard import Shard
 
 _STATE = "_state"
 _PLAN = f"{_STATE}/plan.json"
 _MANIFEST = "manifest.json"
+_JOURNAL = f"{_STATE}/receipts.jsonl"
+_FAILURES = f"{_STATE}/failures.log"
+_OWN = (_PLAN, _MANIFEST, _JOURNAL, _FAILURES)
+"""Files that are no tables."""
 
-FORMAT = 1
-"""Version of the manifest's own layout."""
+Record = TypeVar("Record")
 
 
 class DamagedRunError(ValueError):
-    """A file that a run keeps of itself cannot be read."""
+    """A file that a run keeps of itself cannot be read.
+
+    Attributes:
+        fault: which, and why, without the run and the remedy.
+    """
+
+    def __init__(self, folder: Folder, path: str, reason: str) -> None:
+        self.fault = f"{path} is damaged ({reason})"
+        super().__init__(f"{folder / path} is damaged ({reason}); submit the request again")
 
 
 class Run:
@@ -52,8 +67,9 @@ class Run:
 
     def __init__(self, folder: str | os.PathLike[str] | Folder) -> None:
         self.folder = open_folder(folder)
-        self.failure_log: Log = self.folder.log(f"{_STATE}/failures.log")
-        self._journal = Journal(self.folder.log(f"{_STATE}/receipts.jsonl"))
+        self.failure_log: Log = self.folder.log(_FAILURES)
+        self._journal = Journal(self.folder.log(_JOURNAL))
+        self._parsed: dict[str, tuple[bytes, Any]] = {}
         self._sound: dict[str, Receipt] = {}
         self._require_driving: Callable[[bool], None] = lambda ask: None
 
@@ -61,56 +77,52 @@ class Run:
         """Whether the folder holds a run, finished or not."""
         return any(self.folder.size(path) is not None for path in (_PLAN, _MANIFEST))
 
+    def begun(self) -> datetime | None:
+        """When its plan was made; None if it has none."""
+        return self.folder.modified(_PLAN)
+
     def is_running(self) -> bool:
         """Whether a driver computes it now."""
         return self.folder.is_driven(_STATE)
 
-    def manifest(self) -> dict[str, Any] | None:
+    def manifest(self) -> Manifest | None:
         """The manifest, or None while the run is not finished.
 
         Raises:
             DamagedRunError: if the file is there but is no manifest of a whole run.
         """
-        manifest = self._read(_MANIFEST)
-        if manifest is not None:
-            try:
-                manifest["parts"] = [Part.from_json(part) for part in manifest["parts"]]
-                shards = [Shard.from_json(shard) for shard in manifest["shards"]]
-                if manifest["run_id"] != run_id(manifest) or not manifest["parts"] or not shards:
-                    raise ValueError("it is not that of a whole run")
-            except (ValueError, KeyError, TypeError) as error:
-                raise self._damaged(_MANIFEST, repr(error)) from error
-        return manifest
+        return self._read(_MANIFEST, Manifest.of)
 
-    def plan(self) -> dict[str, Any] | None:
-        """What was asked for: job, run id, request, model and shards; None if the folder holds no plan.
+    def plan(self) -> Plan | None:
+        """What was asked for and its shards; None if the folder holds no plan.
 
         Raises:
             DamagedRunError: if the file is there but is no plan.
         """
-        plan = self._read(_PLAN)
-        if plan is not None:
-            try:
-                plan["shards"] = [Shard.from_json(shard) for shard in plan["shards"]]
-                if plan["run_id"] != run_id(plan):
-                    raise ValueError("its run id does not follow from its request")
-            except (ValueError, KeyError, TypeError) as error:
-                raise self._damaged(_PLAN, repr(error)) from error
-        return plan
+        return self._read(_PLAN, Plan.of)
 
-    def _read(self, path: str) -> dict[str, Any] | None:
+    def _read(self, path: str, of: Callable[[Entry], Record]) -> Record | None:
+        """A record; parsed once for as long as its file stays the same."""
         try:
-            content = json.loads(self.folder.read(path).decode())
+            content = self.folder.read(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (ValueError, IsADirectoryError) as error:
-            raise self._damaged(path, str(error)) from error
-        if not isinstance(content, dict):
-            raise self._damaged(path, "it is no JSON object")
-        return content
+        except PermissionError:
+            raise
+        except OSError as error:
+            if error.errno is None:  # a store that does not answer says nothing of the file
+                raise
+            raise self._damaged(path, f"it cannot be read: {error.strerror}") from error
+        if path not in self._parsed or self._parsed[path][0] != content:
+            try:
+                self._parsed[path] = content, of(parse(content))
+            except ShapeError as error:
+                raise self._damaged(path, str(error)) from error
+        record: Record = self._parsed[path][1]
+        return record
 
     def _damaged(self, path: str, reason: str) -> DamagedRunError:
-        return DamagedRunError(f"{self.folder / path} is damaged ({reason}); submit the request again")
+        return DamagedRunError(self.folder, path, reason)
 
     @contextmanager
     def driving(self) -> Iterator[None]:
@@ -121,7 +133,7 @@ class Run:
             OSError: if the folder cannot be made.
         """
         with self.folder.exclusive(_STATE) as self._require_driving:
-            self._set_aside(self.folder.clear_leftovers())
+            self._set_aside(self.folder.clear_leftovers(_OWN))
             try:
                 yield
             except ValueError:
@@ -131,12 +143,12 @@ class Run:
                 raise
 
     def plan_or_load(
-        self, request: Mapping[str, Any], shards: Sequence[Shard], covers: Callable[[Sequence[Shard]], bool]
+        self, request: Request, shards: Sequence[Shard], covers: Callable[[Sequence[Shard]], bool]
     ) -> list[Shard]:
         """Fix the plan at the first submission; afterwards the stored one holds.
 
         Args:
-            request: what identifies the run, with its `run_id`.
+            request: what identifies the run.
             shards: the plan to store if there is none, or if the stored one is damaged.
             covers: whether shards are a whole plan of the job.
 
@@ -147,12 +159,11 @@ class Run:
             stored = self.plan()
         except DamagedRunError:
             stored = None
-        if stored is not None and stored["run_id"] == request["run_id"] and covers(stored["shards"]):
-            return list(stored["shards"])
+        if stored is not None and stored.request.run_id == request.run_id and covers(stored.shards):
+            return list(stored.shards)
         # Shards are named by what they cover, so that receipts of another plan never stand for these.
         self._set_aside([_PLAN])
-        plan = {"format": FORMAT, **request, "shards": [shard.as_json() for shard in shards]}
-        self.folder.write(_PLAN, _json_bytes(plan))
+        self.folder.write(_PLAN, write(Plan(request=request, shards=tuple(shards)).as_json()))
         return list(shards)
 
     def missing(self, shards: Sequence[Shard], *, hashed: bool = True) -> list[Shard]:
@@ -168,7 +179,7 @@ class Run:
         Returns:
             The others, in the plan's order.
         """
-        receipts = self._journal.read()
+        receipts = self.committed()
         groups = {shard.name: shard.group for shard in shards}
         newest = {groups[name]: receipt.inputs for name, receipt in receipts.items() if name in groups}
         fit = {
@@ -210,6 +221,15 @@ class Run:
         """The receipts of the shards found sound or recorded by this driver, by the shard's name."""
         return dict(self._sound)
 
+    def committed(self) -> dict[str, Receipt]:
+        """The newest receipt of every shard that was ever committed, whatever became of its files."""
+        try:
+            return self._journal.read()
+        except OSError as error:
+            if error.errno is None:  # a store that does not answer
+                raise
+            return {}
+
     def write_table(self, path: str, table: pa.Table) -> Part:
         """Write a table of the whole run, such as `tokens.parquet`.
 
@@ -219,14 +239,21 @@ class Run:
         self._require_driving(False)
         return write_table(self.folder, path, table)
 
-    def commit(self, request: Mapping[str, Any], shards: Sequence[Shard], tables: Sequence[Part], **more: Any) -> None:
+    def commit(
+        self,
+        request: Request,
+        shards: Sequence[Shard],
+        tables: Sequence[Part],
+        *,
+        provenance: Provenance | None = None,
+    ) -> None:
         """Finish the run: look at every part once more, set strange files aside, write the manifest last.
 
         Args:
             request: what identifies the run.
             shards: the plan, all of it recorded.
             tables: parts written by the driver itself.
-            more: further entries, such as `provenance`.
+            provenance: how it was made.
 
         Raises:
             OSError: if a part changed since it was recorded, the manifest cannot be written, or another driver may
@@ -240,19 +267,17 @@ class Run:
         self._require_driving(True)
         self.folder.clear_leftovers()  # of workers that were lost on the way
         self._set_aside(self.strangers({part.path for part in parts}))
-        manifest = {
-            "format": FORMAT,
-            "status": "complete",
-            **request,
-            "shards": [
-                {**shard.as_json(), "inputs_sha256": receipt.inputs, "measures": dict(receipt.measures)}
+        manifest = Manifest(
+            request=request,
+            shards=tuple(
+                CommittedShard(shard=shard, inputs=receipt.inputs, measures=receipt.measures)
                 for shard, receipt in zip(shards, receipts, strict=True)
-            ],
-            "parts": [part.as_json() for part in parts],
-            **more,
-        }
+            ),
+            parts=tuple(parts),
+            provenance=provenance,
+        )
         self._require_driving(True)
-        self.folder.write(_MANIFEST, _json_bytes(manifest))
+        self.folder.write(_MANIFEST, write(manifest.as_json()))
 
     def reopen(self) -> None:
         """Set aside the manifest of a run whose files are damaged, before they are computed again.
@@ -265,15 +290,10 @@ class Run:
 
     def strangers(self, known: set[str]) -> list[str]:
         """Files among the tables that the run did not write; readers of a whole table would take them for data."""
-        return sorted(
-            path for path in self.folder.files() if ("/" in path or path.endswith(".parquet")) and path not in known
-        )
+        found = self.folder.files(known)
+        return sorted(path for path in found if ("/" in path or path.endswith(".parquet")) and path not in known)
 
     def _set_aside(self, paths: Iterable[str]) -> None:
         for path in paths:
             with suppress(FileNotFoundError):
                 self.folder.move(path, f"{_STATE}/quarantine/{time.time_ns()}-{path.rpartition('/')[2]}")
-
-
-def _json_bytes(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-from qkatlas.outputs.places.folder import Folder, open_folder, side_by_side
+from qkatlas.outputs.places.folder import Folder, side_by_side
 from qkatlas.outputs.places.local_folder import LocalFolder
-from qkatlas.outputs.runs.part import OTHER_CONTENT
+from qkatlas.outputs.places.open import open_folder
 from qkatlas.outputs.runs.part import faults as part_faults
+from qkatlas.outputs.runs.provenance import Provenance
 from qkatlas.outputs.runs.run import DamagedRunError, Run
+
+LATEST = "latest"
+"""What the newest run is called."""
+_LISTED = 10
+"""Runs that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,8 @@ def find(out: Folder | Path, name: str) -> Run:
 
     Args:
         out: folder of all runs.
-        name: a run's folder or URI, its name in `out`, or the beginning of its name or run id that fits one run only.
+        name: a run's folder or URI, its name in `out`, the beginning of its name or run id that fits
+            one run only, `latest` for the newest run, or `full-vocab-latest` for the newest of those names.
 
     Returns:
         The run.
@@ -52,23 +61,61 @@ def find(out: Folder | Path, name: str) -> Run:
         raise ValueError("the name of the run is empty; list the runs with: submit runs")
     place = open_folder(name)
     if isinstance(place, LocalFolder):
-        place = LocalFolder(Path(place).resolve())
+        place = LocalFolder(os.path.realpath(place))
     direct = Run(place)
     with _answering(place):
         if direct.exists():
             return direct
     if not isinstance(place, LocalFolder):
         raise ValueError(f"{name} holds no run; list the runs in {place.parent} with: submit runs --out URI")
+    runs = all_runs(out)
+    beginning, _, word = name.rpartition("-")
+    if word == LATEST:
+        return _latest([run for run in runs if run.folder.name.startswith(beginning)], name, out)
     fits = [
-        run
-        for run in all_runs(out)
-        if run.folder.name.startswith(name) or run.folder.name.rpartition("-")[2].startswith(name)
+        run for run in runs if run.folder.name.startswith(name) or run.folder.name.rpartition("-")[2].startswith(name)
     ]
+    fits = [run for run in fits if run.folder.name == name] or fits
     if len(fits) == 1:
         return fits[0]
     if fits:
-        raise ValueError(f"run {name!r} fits {len(fits)} runs in {out}; name one, such as {fits[0].folder.name}")
+        listed = "; ".join(described(run) for run in fits[:_LISTED])
+        more = f"; and {len(fits) - _LISTED} more" if len(fits) > _LISTED else ""
+        raise ValueError(f"run {name!r} fits {len(fits)} runs in {out}; name one of: {listed}{more}")
     raise ValueError(f"run {name!r} is not in {out}; list what is there with: submit runs --out {out}")
+
+
+def described(run: Run) -> str:
+    """A run by its name with what tells it from others of its job: model, head, and when it was finished."""
+    try:
+        manifest, plan = run.manifest(), run.plan()
+    except (DamagedRunError, OSError):
+        return f"{run.folder.name} (damaged)"
+    origin = (manifest.provenance if manifest else None) or Provenance()
+    record = manifest or plan
+    head = record.request.spec.get("head") if record else None
+    model = (origin.model or "").rstrip("/").rpartition("/")[2]
+    facts = (model, head, origin.finished or "not finished")
+    return f"{run.folder.name} ({', '.join(str(fact) for fact in facts if fact)})"
+
+
+def _latest(runs: Sequence[Run], name: str, out: Folder | Path) -> Run:
+    """The run that was worked on last: when it was finished, or, while it is not, when its plan was made."""
+    moments = [(moment, number) for number, run in enumerate(runs) if (moment := _moment(run)) is not None]
+    if not moments:
+        raise ValueError(f"run {name!r}: no run in {out} fits; list what is there with: submit runs --out {out}")
+    return runs[max(moments)[1]]
+
+
+def _moment(run: Run) -> datetime | None:
+    try:
+        manifest = run.manifest()
+        if manifest is None:
+            return run.begun()
+        finished = manifest.provenance.finished if manifest.provenance else None
+        return datetime.fromisoformat(finished).astimezone(UTC) if finished else None
+    except (ValueError, OSError):  # damaged, or its date is none
+        return None
 
 
 def all_runs(out: Folder | Path) -> list[Run]:
@@ -81,10 +128,20 @@ def all_runs(out: Folder | Path) -> list[Run]:
     try:
         with _answering(place):
             runs = [Run(folder) for folder in place.folders()]
-            there = side_by_side(place, Run.exists, runs)
+            there = side_by_side(place, _is_run, runs)
             return [run for run, exists in zip(runs, there, strict=True) if exists]
     except NotADirectoryError as error:
         raise ValueError(f"--out {out} is no folder; name the folder of the runs") from error
+
+
+def _is_run(run: Run) -> bool:
+    """Whether a folder holds a run; one that this user may not look into is told as damaged, beside the others."""
+    try:
+        return run.exists()
+    except OSError as error:
+        if error.errno is None:
+            raise
+        return True
 
 
 @contextmanager
@@ -117,54 +174,29 @@ def status(run: Run) -> Status:
 
     Raises:
         ValueError: if the folder holds no run.
+        OSError: if an object store does not answer.
     """
     try:
-        manifest, plan = run.manifest(), run.plan()
+        return _status(run)
     except DamagedRunError:
-        return Status("damaged", run.folder.name.rpartition("-")[0], 0, 0, 0, 0)
+        pass
+    except OSError as error:
+        if error.errno is None:
+            raise
+    return Status("damaged", run.folder.name.rpartition("-")[0], 0, 0, 0, 0)
+
+
+def _status(run: Run) -> Status:
+    manifest, plan = run.manifest(), run.plan()
     if manifest is not None:
-        parts, count = manifest["parts"], len(manifest["shards"])
+        request, parts, count = manifest.request, manifest.parts, len(manifest.shards)
         sound = not part_faults(run.folder, parts, hashed=False)
         state, done = ("complete" if sound else "damaged"), count
     else:
         if plan is None:
             raise ValueError(f"{run.folder} holds no run")
-        count = len(plan["shards"])
-        done = count - len(run.missing(plan["shards"], hashed=not run.folder.sizes_suffice))
-        parts = [part for receipt in run.receipts().values() for part in receipt.parts]
+        request, count = plan.request, len(plan.shards)
+        done = count - len(run.missing(plan.shards, hashed=not run.folder.sizes_suffice))
+        parts = tuple(part for receipt in run.receipts().values() for part in receipt.parts)
         state = "running" if run.is_running() else "incomplete"
-    request = manifest or plan
-    assert request is not None, "either was read"
-    return Status(
-        state, request["job"], done, count, sum(part.rows for part in parts), sum(part.bytes for part in parts)
-    )
-
-
-def faults(run: Run) -> list[str]:
-    """Everything that differs on disk from what a finished run's manifest says; empty if it is sound.
-
-    Raises:
-        ValueError: if the run is not finished.
-    """
-    manifest = run.manifest()
-    if manifest is None:
-        raise ValueError(f"run {run.folder.name} is not finished; submit the same request again to finish it")
-    found = list(part_faults(run.folder, manifest["parts"]).values())
-    if not run.folder.name.endswith(f"-{manifest['run_id']}"):
-        found.append(f"manifest.json is that of run {manifest['run_id']}")
-    known = {part.path for part in manifest["parts"]}
-    return found + [f"{path} was not written by the run" for path in run.strangers(known)]
-
-
-def remedy(run: Run, found: list[str]) -> str:
-    """What to do about faults.
-
-    A request that is submitted again reads every file on a disk, but tells objects that appear whole by their size.
-
-    Args:
-        run: the run.
-        found: its `faults`.
-    """
-    if run.folder.sizes_suffice and any(fault.endswith(OTHER_CONTENT) for fault in found):
-        return "remove the objects with other content, then submit the same request again to compute them anew"
-    return "submit the same request again to repair it"
+    return Status(state, request.job, done, count, sum(part.rows for part in parts), sum(part.bytes for part in parts))

@@ -19,7 +19,7 @@ from qkatlas.cluster.in_process import InProcessExecutor
 from qkatlas.jobs.full_vocab.job import FullVocab, FullVocabJob
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.loop.service import submit as submit_here
-from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs import soundness
 from qkatlas.outputs.runs.journal import Journal
 from qkatlas.outputs.runs.part import faults
 from qkatlas.outputs.runs.run import Run
@@ -88,7 +88,7 @@ class Chaos:
 
     def finish(self) -> None:
         """Check a run that ended by itself, and go on with a fresh one."""
-        assert store.faults(self.run) == []
+        assert soundness.faults(self.run) == []
         assert hashes(self.run) == hashes(self.expected)
         vocab_size = self.expected_rows()
         for table in ("topk", "self"):
@@ -100,7 +100,7 @@ class Chaos:
     def expected_rows(self) -> int:
         manifest = self.expected.manifest()
         assert manifest is not None
-        return int(manifest["model"]["architecture"]["vocab_size"])
+        return int(manifest.request.model["architecture"]["vocab_size"])
 
     def kill(self, what: str, random: random.Random) -> None:
         """Kill one of a kind, then make sure that every receipt still stands for what is on disk."""

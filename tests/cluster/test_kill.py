@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs import soundness, store
 from qkatlas.outputs.runs.run import Run
 
 
@@ -53,7 +53,7 @@ def test_a_killed_run_is_finished_by_the_next_submission(planted_tiny: Path, tmp
     assert f"{committed} of 40 shards are there already; computing the other {40 - committed}" in done.stderr
     assert f"{40 - committed} shards in" in done.stdout
     assert hashes(run) == hashes(expected)
-    assert store.faults(run) == []
+    assert soundness.faults(run) == []
 
 
 def test_gpus_that_no_machine_here_has_are_refused_before_anything_starts(planted_tiny: Path, tmp_path: Path) -> None:

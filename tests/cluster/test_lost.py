@@ -17,7 +17,7 @@ from qkatlas.cluster.ray_cluster import RayExecutor
 from qkatlas.jobs.full_vocab.job import FullVocab, FullVocabJob
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.loop.service import submit as submit_here
-from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs import soundness
 from qkatlas.outputs.runs.journal import Journal, Receipt
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
@@ -64,7 +64,7 @@ def test_a_lost_cluster_ends_with_the_list_and_is_resumed(
     assert resumed.returncode == 0, errors
     assert f"{done} of {SHARDS} shards are there already" in errors
     assert hashes(run) == hashes(undisturbed)
-    assert store.faults(run) == []
+    assert soundness.faults(run) == []
 
 
 class OneBadShard(FullVocabJob):
@@ -103,7 +103,7 @@ def test_an_error_of_the_program_fails_its_shard_once_and_no_other(planted_tiny:
 
         mended = submit_here(FullVocabJob(FullVocab(), model, shards=8), out=tmp_path, executor=executor, gpus=0)
     assert (mended.failures, mended.computed) == ({}, 1)
-    assert store.faults(mended.run) == []
+    assert soundness.faults(mended.run) == []
 
 
 def test_waiting_is_for_clusters_that_are_joined(planted_tiny: Path, tmp_path: Path) -> None:

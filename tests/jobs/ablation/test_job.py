@@ -23,7 +23,7 @@ from qkatlas.jobs.ablation.job import Ablation, AblationJob
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.loop.service import Result, submit
 from qkatlas.jobs.main import run as submit_command
-from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs import soundness
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.schemas import ablation as schemas_ablation
 from qkatlas.outputs.schemas import prompts as schemas_prompts
@@ -69,7 +69,7 @@ def test_every_reachable_pair_and_no_other_is_reported(whole: Run) -> None:
     assert len(losses) == 1 + 2 + 3 * 11
     assert {row["component"] for row in losses} >= {"attn_2", "mlp_2_residual", "L2H7"}
     assert {(row["n_passages"], row["n_tokens"]) for row in losses} == {(6, 48)}
-    assert store.faults(whole) == []
+    assert soundness.faults(whole) == []
 
 
 def test_tables_follow_their_schemas(whole: Run) -> None:

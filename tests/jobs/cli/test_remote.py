@@ -152,9 +152,9 @@ def test_a_cluster_runs_the_same_job_from_the_code_that_was_sent(
     assert len(hashes(there)) == 9
     manifest = there.manifest()
     assert manifest is not None
-    assert "/_ray_pkg_" in manifest["provenance"]["argv"][0]
-    assert manifest["provenance"]["code"] == json.loads(note())["code"]
-    assert manifest["provenance"]["versions"].items() >= json.loads(note())["versions"].items()
+    assert "/_ray_pkg_" in manifest.provenance.argv[0]
+    assert manifest.provenance.as_json()["code"] == json.loads(note())["code"]
+    assert manifest.provenance.versions.items() >= json.loads(note())["versions"].items()
 
 
 def test_failures_and_refusals_arrive_as_they_are(head: Head, planted_tiny: Path, tmp_path: Path) -> None:

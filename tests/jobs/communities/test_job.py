@@ -27,7 +27,7 @@ from qkatlas.jobs.inputs.resolve import write_planted
 from qkatlas.jobs.inputs.source import SourceRun
 from qkatlas.jobs.loop.service import Result, submit
 from qkatlas.jobs.main import run as submit_command
-from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs import soundness, store
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.schemas import communities as schemas_graph
 from qkatlas.pipeline.planted.checkpoint import PlantedDesign
@@ -101,9 +101,9 @@ def test_edges_equal_loops_over_the_source_table(source: Run, symmetrise: str) -
     degrees = rows(run, "communities")["degree"].to_pylist()
     ends = np.bincount([token for pair in expected for token in pair], minlength=len(top))
     assert degrees == ends.tolist()
-    (shard,) = run.manifest()["shards"]
-    assert shard["measures"]["isolated_tokens"] == degrees.count(0)
-    assert shard["measures"]["edges"] == len(expected)
+    (shard,) = run.manifest().shards
+    assert shard.measures.isolated_tokens == degrees.count(0)
+    assert shard.measures.edges == len(expected)
 
 
 def test_tables_follow_their_schemas_and_each_other(source: Run, finished: Run) -> None:
@@ -130,9 +130,9 @@ def test_tables_follow_their_schemas_and_each_other(source: Run, finished: Run) 
     assert np.isfinite(tokens["x"].to_numpy()).all()
     assert np.isfinite(tokens["y"].to_numpy()).all()
     manifest = finished.manifest()
-    assert manifest["model"] == source.manifest()["model"]
-    assert manifest["spec"]["source"] == source.manifest()["run_id"]
-    assert store.faults(finished) == []
+    assert manifest.request.model == source.manifest().request.model
+    assert manifest.request.spec["source"] == source.manifest().request.run_id
+    assert soundness.faults(finished) == []
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -183,7 +183,7 @@ def test_isolated_tokens_are_kept_and_counted(source: Run) -> None:
     sizes = np.bincount(community_V)
     assert (sizes[community_V[isolated_V]] == 1).all()
     assert (tokens["stability"].to_numpy()[isolated_V] == 1).all()
-    assert {shard["measures"]["isolated_tokens"] for shard in run.manifest()["shards"]} == {int(isolated_V.sum())}
+    assert {done.measures.isolated_tokens for done in run.manifest().shards} == {int(isolated_V.sum())}
 
 
 def test_shards_of_one_thread_run_on_every_core() -> None:
@@ -209,8 +209,8 @@ def test_a_subset_holds_its_tokens_only(source: Run) -> None:
     inside = set(chosen.tolist())
     short = sum(len([k for k in top[t] if k in inside and k != t]) < 6 for t in chosen.tolist())
     assert short > 0
-    assert run.manifest()["shards"][0]["measures"]["tokens_short_of_neighbours"] == short
-    assert run.manifest()["spec"]["tokens"]["count"] == len(chosen)
+    assert run.manifest().shards[0].measures.tokens_short_of_neighbours == short
+    assert run.manifest().request.spec["tokens"]["count"] == len(chosen)
 
 
 class DriverDiedError(Exception):

@@ -23,7 +23,7 @@ from qkatlas.cluster.in_process import InProcessExecutor
 from qkatlas.jobs.full_vocab.job import FullVocab, FullVocabJob
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.loop.service import Result, submit
-from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs import soundness
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.schemas import scores as schemas
 
@@ -247,7 +247,7 @@ def test_resume_after_any_fault_ends_with_the_same_files(
     assert result.failures == {}
     assert result.computed <= shards - done + 1 + len(damaged)
     assert hashes(result.run) == hashes(whole)
-    assert store.faults(result.run) == []
+    assert soundness.faults(result.run) == []
 
 
 def test_only_the_missing_shards_are_computed(random_model: Path, tmp_path: Path) -> None:

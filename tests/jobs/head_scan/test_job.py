@@ -24,7 +24,7 @@ from qkatlas.jobs.loop.service import Result, submit
 from qkatlas.jobs.loop.step import Context, stages
 from qkatlas.jobs.main import run as submit_command
 from qkatlas.jobs.worker.head_prompts import PromptInputs
-from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs import soundness
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.schemas import head_scan as schemas_heads
 from qkatlas.pipeline.circuit.projection import head_weights
@@ -130,7 +130,7 @@ def test_tables_follow_their_schemas_and_cover_every_head(random_scan: Run) -> N
     own = ds.dataset(random_scan.folder / "self", partitioning="hive").to_table()
     assert own.num_rows == 24 * 211
     assert rows_of(random_scan, "topk", 2, 7).schema.field("scores").type == pa.list_(pa.float32(), 10)
-    assert store.faults(random_scan) == []
+    assert soundness.faults(random_scan) == []
 
 
 def test_a_scan_agrees_with_full_vocab(random_model: Path, random_scan: Run, tmp_path: Path) -> None:

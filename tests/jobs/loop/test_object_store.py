@@ -21,9 +21,9 @@ from support.object_store import Server, every
 
 from qkatlas.jobs.main import run
 from qkatlas.outputs.places import lease
-from qkatlas.outputs.places.folder import open_folder
 from qkatlas.outputs.places.object_folder import ObjectFolder
-from qkatlas.outputs.runs import store
+from qkatlas.outputs.places.open import open_folder
+from qkatlas.outputs.runs import soundness, store
 from qkatlas.outputs.runs.reader import read_rows, read_whole
 from qkatlas.outputs.runs.run import Run
 
@@ -144,7 +144,7 @@ def test_passing_faults_cost_time_only(
     with store_server.faults(every(0.12, ["500", "503", "reset", "unanswered", 0.3], seed=seed, in_a_row=2)):
         assert submit(*request(planted_tiny), "--quiet") == (0, "", "")
     assert hashes(only_run(out)) == hashes(local)
-    assert store.faults(only_run(out)) == []
+    assert soundness.faults(only_run(out)) == []
 
 
 def test_a_store_that_goes_away_is_exit_code_1_and_costs_nothing_committed(

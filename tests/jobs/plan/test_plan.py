@@ -24,7 +24,6 @@ from qkatlas.jobs.plan.device import GPUS
 from qkatlas.jobs.plan.plan import Machines, Plan
 from qkatlas.jobs.plan.shape import PRESETS, Shape, find_shape
 from qkatlas.outputs.runs.run import Run
-from qkatlas.outputs.runs.shard import Shard
 
 
 def scan(shape: Shape, heads: str | None = None, layers: str | None = None, prompts: int = 128) -> Plan:
@@ -39,13 +38,13 @@ def require_planned(plan: Plan, finished: Run, out: Path) -> None:
     """A finished run is as it was planned."""
     manifest = finished.manifest()
     assert manifest is not None
-    assert list(plan.shards) == [Shard.from_json(shard) for shard in manifest["shards"]]
+    assert list(plan.shards) == [done.shard for done in manifest.shards]
     on_disk = [
         path for path in (out / finished.folder.name).rglob("*") if path.is_file() and "_state" not in path.parts
     ]
-    assert plan.files == len(on_disk) == 1 + len(manifest["parts"])
+    assert plan.files == len(on_disk) == 1 + len(manifest.parts)
     files, rows, sizes = Counter(), Counter(), Counter()
-    for part in manifest["parts"]:
+    for part in manifest.parts:
         table = part.path.split("/")[0].removesuffix(".parquet")
         files[table] += 1
         rows[table] += part.rows

@@ -33,7 +33,7 @@ from qkatlas.jobs.reproduce import work as reproduction_shards
 from qkatlas.jobs.reproduce.published import DEFINED, PUBLISHED, Facts
 from qkatlas.jobs.reproduce.verdicts import DIFFERS, NOT_COMPARABLE, REPRODUCED
 from qkatlas.outputs.report.pack import unpack
-from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs import soundness
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.schemas import reproduce as schemas_reproduction
 from qkatlas.pipeline.circuit.states import TokenStates
@@ -60,7 +60,7 @@ def compare(model: Path, out: Path, *arguments: object) -> Table:
 
 def read(out: Path) -> Table:
     (folder,) = out.glob("reproduce-*")
-    assert store.faults(Run(folder)) == []
+    assert soundness.faults(Run(folder)) == []
     table = pq.read_table(folder / "reproduction.parquet")
     assert table.schema.equals(schemas_reproduction.REPRODUCTION, check_metadata=True)
     return table.to_pandas().set_index(["figure", "variant"])

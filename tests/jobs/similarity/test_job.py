@@ -21,7 +21,7 @@ from qkatlas.jobs.main import run as submit_command
 from qkatlas.jobs.similarity.job import SimilarityJob
 from qkatlas.jobs.similarity.spec import Similarity
 from qkatlas.jobs.worker import ranges
-from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs import soundness
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.schemas import similarity as schemas_similarity
 from qkatlas.pipeline.circuit.states import TokenStates
@@ -78,7 +78,7 @@ def assert_equals_numpy(run: Run, folder: Path, scores_VV: np.ndarray, tokens: n
 
 def test_every_column_equals_numpy(random_model: Path, whole: Run, reference_scores: Callable[..., np.ndarray]) -> None:
     assert_equals_numpy(whole, random_model, reference_scores(random_model, 1, 5), np.arange(211), 200)
-    assert store.faults(whole) == []
+    assert soundness.faults(whole) == []
     cells = pq.read_table(part_file(whole.folder, "histogram/part-00000"), partitioning=None)
     assert cells.schema.equals(schemas_similarity.HISTOGRAM, check_metadata=True)
 

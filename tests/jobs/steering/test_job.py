@@ -27,7 +27,7 @@ from qkatlas.jobs.steering import work
 from qkatlas.jobs.steering.group import GROUP
 from qkatlas.jobs.steering.job import SteeringJob
 from qkatlas.jobs.steering.spec import Steering
-from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs import soundness
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.schemas import steering as schemas_steering
 from qkatlas.pipeline.circuit.kin import nearest, unit_states
@@ -207,7 +207,7 @@ def test_tables_follow_their_schemas(small_grid: Run, planted: Run) -> None:
         ("heatmap", schemas_steering.HEATMAP),
     ):
         assert pq.read_schema(small_grid.folder / f"{name}.parquet").equals(schema, check_metadata=True)
-    assert store.faults(small_grid) == []
+    assert soundness.faults(small_grid) == []
     spec = json.loads((Path(planted.folder) / "manifest.json").read_text())["spec"]
     assert (spec["seed"], spec["sample"], spec["draws"]) == (0, 64, 2)
 
@@ -276,7 +276,7 @@ def test_a_finished_run_is_repaired_where_states_have_other_bits(
     part_file(run.folder, "steered/point=0003/part-00000").write_bytes(b"")
     as_elsewhere(monkeypatch)
     assert steer(random_model, tmp_path, **GRID).failures == {}
-    assert store.faults(run) == []
+    assert soundness.faults(run) == []
 
 
 def as_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,7 +322,7 @@ def test_kin_that_are_not_what_was_committed_are_not_taken(random_model: Path, t
     part_file(other.folder, "kin/layer=1/part-00000").write_bytes(b"")
     job = SteeringJob(Steering(**{**GRID, "skew": "drop"}), Model.open("test", random_model), kin_of=other)
     result = submit(job, out=tmp_path / "copied", executor=InProcessExecutor(), gpus=0)
-    assert store.faults(result.run) == []
+    assert soundness.faults(result.run) == []
     assert hashes(result.run) == hashes(steer(random_model, tmp_path / "alone", **{**GRID, "skew": "drop"}).run)
 
 

@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.object_store import Server
 
-from qkatlas.outputs.places.folder import Folder, open_folder
+from qkatlas.outputs.places.folder import Folder
 from qkatlas.outputs.places.local_folder import LocalFolder
 from qkatlas.outputs.places.lock import RunIsBusyError
+from qkatlas.outputs.places.open import open_folder
 
 Make = Callable[[], Folder]
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from support.object_store import Server
 
-from qkatlas.outputs.places import lease, object_folder
+from qkatlas.outputs.places import bucket, lease
 from qkatlas.outputs.places.lock import RunIsBusyError
 from qkatlas.outputs.places.object_folder import ObjectFolder
 from qkatlas.outputs.runs.run import Run
@@ -90,7 +90,7 @@ def test_an_interrupt_while_a_driver_applies_leaves_no_lease(
 def test_the_end_of_a_driver_does_not_wait_long_for_a_silent_store(
     store_server: Server, folder: ObjectFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(object_folder, "_IMPATIENT", (1, 1.0))
+    monkeypatch.setattr(bucket, "_IMPATIENT", (1, 1.0))
     asked: list[str] = []
 
     def silent(method: str, target: str) -> float:

@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 
 from qkatlas.outputs.places.local_folder import LocalFolder
 from qkatlas.outputs.runs.journal import Journal, Receipt
+from qkatlas.outputs.runs.measures import Measures
 from qkatlas.outputs.runs.part import Part
 
 
 def receipt(name: str, inputs: str = "i") -> Receipt:
     part = Part(path=f"topk/{name}.parquet", rows=3, bytes=10, sha256="0" * 64)
-    return Receipt(shard=name, inputs=inputs, parts=(part,), measures={"scores": 9})
+    return Receipt(
+        shard=name, inputs=inputs, parts=(part,), measures=Measures(scores=9, more={"of another version": [1]})
+    )
 
 
 def test_receipts_come_back_newest_last_and_one_a_shard(tmp_path: Path) -> None:

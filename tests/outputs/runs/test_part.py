@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from qkatlas.outputs.places import local_folder
 from qkatlas.outputs.places.local_folder import LocalFolder, write_whole
 from qkatlas.outputs.runs.part import Part, faults, partition, write_part, write_table
+from qkatlas.outputs.runs.record import Entry
 
 TABLE = pa.table({"token_id": pa.array(range(300), pa.int32()), "score": pa.array([0.5] * 300, pa.float32())})
 
@@ -47,7 +48,7 @@ def test_a_part_is_what_its_record_says(tmp_path: Path) -> None:
     assert pq.read_table(file, partitioning=None).equals(TABLE)
     assert pq.ParquetFile(file).metadata.row_group(0).column(0).compression == "ZSTD"
     assert faults(LocalFolder(tmp_path), [part]) == {}
-    assert Part.from_json(part.as_json()) == part
+    assert Part.of(Entry(part.as_json())) == part
     assert os.listdir(file.parent) == [file.name]
 
 

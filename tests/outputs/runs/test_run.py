@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from qkatlas.outputs.places.lock import RunIsBusyError
-from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs import soundness, store
 from qkatlas.outputs.runs.identity import identify
 from qkatlas.outputs.runs.journal import Receipt
 from qkatlas.outputs.runs.part import write_part
@@ -22,7 +22,7 @@ from qkatlas.outputs.runs.run import DamagedRunError, Run
 from qkatlas.outputs.runs.shard import Shard
 
 REQUEST = identify("test", {}, {"weights_sha256": "w"})
-RUN_ID = REQUEST["run_id"]
+RUN_ID = REQUEST.run_id
 SHARDS = [Shard(f"s{number}", "g", {"start": number, "stop": number + 1}) for number in range(3)]
 
 
@@ -71,7 +71,7 @@ def test_a_run_is_complete_only_with_its_manifest(run: Run, tmp_path: Path) -> N
     finish(run)
     state = store.status(Run(run.folder))
     assert (state.state, state.done, state.shards, state.rows) == ("complete", 3, 3, 3)
-    assert store.faults(run) == []
+    assert soundness.faults(run) == []
     assert [found.folder for found in store.all_runs(tmp_path)] == [run.folder]
 
 
@@ -91,7 +91,7 @@ def test_a_plan_that_cannot_be_used_is_set_aside_and_its_receipts_kept(run: Run,
     plan = json.loads(file.read_text())
     if damage == "of another run":
         other = identify("test", {"other": 1}, {"weights_sha256": "w"})
-        damage = json.dumps({**plan, **other})
+        damage = json.dumps({**plan, **other.as_json()})
     elif damage == "of fewer shards":
         damage = json.dumps({**plan, "shards": plan["shards"][:2]})
     file.write_text(damage)
@@ -115,11 +115,11 @@ def test_files_the_run_did_not_write_are_reported_and_set_aside(run: Run) -> Non
     finish(run)
     stray = Path(run.folder) / "topk/layer=0/head=0/part-00099.parquet"
     stray.write_bytes(b"not ours")
-    assert store.faults(run) == ["topk/layer=0/head=0/part-00099.parquet was not written by the run"]
+    assert soundness.faults(run) == ["topk/layer=0/head=0/part-00099.parquet was not written by the run"]
     finish(run)
     assert not stray.exists()
     assert [file.read_bytes() for file in (Path(run.folder) / "_state/quarantine").iterdir()] == [b"not ours"]
-    assert store.faults(run) == []
+    assert soundness.faults(run) == []
 
 
 def test_a_part_changed_before_the_commit_stops_it(run: Run) -> None:
@@ -159,7 +159,7 @@ def test_a_broken_manifest_is_no_manifest_and_the_run_shows_as_damaged(run: Run,
 def test_a_manifest_under_another_name_is_a_fault(run: Run, tmp_path: Path) -> None:
     finish(run)
     moved = Path(run.folder).rename(tmp_path / "test-0123456789ab")
-    assert store.faults(Run(moved)) == [f"manifest.json is that of run {RUN_ID}"]
+    assert soundness.faults(Run(moved)) == [f"manifest.json is that of run {RUN_ID}"]
 
 
 def test_a_truncated_part_shows_in_the_status(run: Run) -> None:
@@ -185,7 +185,7 @@ def test_a_folder_in_the_place_of_a_part_is_set_aside(run: Run) -> None:
     part.mkdir()
     (part / "file").touch()
     finish(Run(run.folder))
-    assert store.faults(run) == []
+    assert soundness.faults(run) == []
     (aside,) = (Path(run.folder) / "_state/quarantine").iterdir()
     finish(Run(run.folder))
     assert list((Path(run.folder) / "_state/quarantine").iterdir()) == [aside]

@@ -1,0 +1,44 @@
+"""Which kind of folder a user's text names."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from qkatlas.outputs.places.folder import Folder
+from qkatlas.outputs.places.local_folder import LocalFolder
+from qkatlas.outputs.places.object_folder import ObjectFolder
+
+
+def open_folder(place: str | os.PathLike[str] | Folder) -> Folder:
+    """The folder that a user names; nothing is read or written.
+
+    Args:
+        place: a path, `file://`, `s3://bucket/prefix` or `gs://bucket/prefix`, or a folder that is open already.
+
+    Raises:
+        ValueError: if it is empty, in the home of an unknown user, its scheme is not supported, or the URI is wrong.
+    """
+    if isinstance(place, (LocalFolder, ObjectFolder)):
+        return place
+    if not os.fspath(place):  # type: ignore[arg-type]
+        raise ValueError("the name of the folder is empty; give one, or . for the working directory")
+    text = os.fspath(place)  # type: ignore[arg-type]  # mypy cannot tell that the two are all there are
+    scheme, separator, rest = text.partition("://")
+    if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+        return LocalFolder(_at_home(text))
+    if scheme == "file":
+        if not rest.startswith("/"):
+            raise ValueError(f"{text} names a host; write file:///path, or the path alone")
+        return LocalFolder(rest)
+    if scheme in ObjectFolder.SCHEMES:
+        return ObjectFolder(text)
+    raise ValueError(f"{scheme}:// is not supported; name a folder, s3://bucket/prefix or gs://bucket/prefix")
+
+
+def _at_home(text: str) -> str:
+    """A path with a leading `~` or `~user` replaced by that user's home."""
+    found = os.path.expanduser(text)
+    if found.startswith("~"):
+        raise ValueError(f"{text} is in the home of a user who is not known here; write ./{text} for a folder there")
+    return found

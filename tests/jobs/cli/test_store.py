@@ -1,0 +1,53 @@
+"""What the reading commands print: one line a thing, and nothing that a terminal would obey."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.small_runs import ORIGIN, finish
+
+from qkatlas.jobs.main import run as submit
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "runs"
+
+
+HOSTILE = "\x1b[2J\r\n\x07\x9b\u202e\u2028\ud800"
+
+
+def test_names_and_settings_are_harmless(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = finish(out, origin=replace(ORIGIN, model=HOSTILE), **{HOSTILE: HOSTILE})
+    finish(out, other=1)
+    folder = Path(run.folder)
+    folder.rename(folder.with_name(f"test\x1b[2J\n-{folder.name.rpartition('-')[2]}"))
+    assert submit(["runs", "--out", str(out)]) == 0
+    assert submit(["status", folder.name.rpartition("-")[2], "--out", str(out)]) == 0
+    assert submit(["verify", folder.name.rpartition("-")[2], "--out", str(out)]) == 0
+    assert submit(["status", "test", "--out", str(out)]) == 2
+    printed = capsys.readouterr()
+    assert all(line.isprintable() for line in (printed.out + printed.err).split("\n"))
+    assert r"  \x1b[2J\r\n\x07\x9b\u202e\u2028\ud800: \x1b[2J\r\n\x07\x9b\u202e\u2028\ud800" in printed.out
+    assert len(printed.err.splitlines()) == 1
+
+
+def test_a_manifest_that_cannot_be_read_is_a_fault_like_others(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = finish(out)
+    file = Path(run.folder) / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "shards": [1, 2]}))
+    assert submit(["verify", run.folder.name, "--out", str(out)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "manifest.json is damaged (shards[0] is 1, no object)\n"
+    assert printed.err.endswith("; submit the same request again to repair it\n")
+    assert submit(["runs", "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{run.folder.name}: damaged, 0/0 shards, 0 rows, 0.0 MB\n"
+
+
+@pytest.mark.parametrize("out_", ["", "~nosuchuser/x"])
+def test_a_folder_that_cannot_be_is_refused(out_: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit(["runs", "--out", out_]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
