@@ -21,7 +21,7 @@ OTHERS = ("report.html",)
 
 
 def there(page: Path, path: str) -> bool:
-    """Whether a path is one of the repository: from its root, from the page's folder, or a deployment file by its name."""
+    """Whether a path is there: from the repository's root, from the page's folder, or a deployment file by its name."""
     return any(any(base.glob(path.rstrip("/"))) for base in (ROOT, page.parent, ROOT / "cluster/deploy"))
 
 
@@ -51,9 +51,10 @@ def test_what_a_page_names_is_there(page: Path) -> None:
 
 def test_what_is_not_there_is_found() -> None:
     text = (
-        "`python docs/tables.py`, jobs/loop, tests/cluster/*.py, cluster/deploy/, [a](docs/jobs.md#plan), `python -m qkatlas`,"
-        " https://example.org/docs/none.md, `python -m benchmarks.plan`, `qkatlas.jobs.main`, pyproject.toml;"
-        " `python docs/none.py`, jobs/service.py, [b](none/there), `python -m jobs x`, `qkatlas.jobs.service`, none.toml"
+        "Here are `python docs/tables.py`, jobs/loop, tests/cluster/*.py, cluster/deploy/, [a](docs/jobs.md#plan), "
+        "`python -m qkatlas`, `python -m benchmarks.plan`, `qkatlas.jobs.main`, pyproject.toml, and elsewhere "
+        "https://example.org/docs/none.md. Not here are `python docs/none.py`, jobs/service.py, [b](none/there), "
+        "`python -m jobs runs`, `qkatlas.jobs.service` and none.toml."
     )
     assert sorted(faults(ROOT / "README.md", text)) == sorted(
         ["docs/none.py", "jobs/service.py", "none/there", "jobs", "qkatlas.jobs.service", "none.toml"]

@@ -129,6 +129,7 @@ def test_other_readers_need_no_code_of_ours(submit: Submit, planted_tiny: Path, 
     assert polars.read_parquet(f"{where}/", storage_options={**options, **keys}).height == len(expected)
 
 
+@pytest.mark.cluster
 def test_over_ray_workers_write_to_the_store_themselves(
     submit: Submit, planted_tiny: Path, local: Run, out: str
 ) -> None:
