@@ -164,6 +164,7 @@ def reference(worded_model: Path, passages: Passages) -> HuggingFace:
     return HuggingFace(worded_model, passages)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_ablations_equal_hugging_face_hooks(
     worded_model: Path, passages: Passages, reference: HuggingFace, kind: str

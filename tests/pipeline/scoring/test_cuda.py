@@ -114,6 +114,7 @@ def test_cuda_device_gives_the_same_bits_as_the_cpu_engine(fused: bool) -> None:
     check(fused, "cuda")
 
 
+@pytest.mark.slow
 def test_imports_without_ray_transformers_numba_or_triton() -> None:
     code = (
         "import sys; import qkatlas.pipeline.scoring.engine, qkatlas.pipeline.scoring.cuda;"
