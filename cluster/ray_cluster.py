@@ -244,8 +244,8 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
         if self._connected:
             return
         with _own_signals(), tempfile.TemporaryDirectory(prefix="qkatlas-") as empty:
-            # Ray puts the driver's folder before all others on its workers' search path, where a user's numpy.py would be
-            # run in place of the real one, unless the job brings a folder for its workers to stand in.
+            # Ray puts the driver's folder before all others on its workers' search path, where a user's numpy.py would
+            # be run in place of the real one, unless the job brings a folder for its workers to stand in.
             environment = {"working_dir": empty}
             if self._address is None:
                 assert grant is not None, "an embedded cluster is started for its grant"
