@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -242,23 +243,26 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
     def _connect(self, grant: Grant | None) -> None:
         if self._connected:
             return
-        with _own_signals():
+        with _own_signals(), tempfile.TemporaryDirectory(prefix="qkatlas-") as empty:
+            # Ray puts the driver's folder before all others on its workers' search path, where a user's numpy.py would
+            # be run in place of the real one, unless the job brings a folder for its workers to stand in.
+            environment = {"working_dir": empty}
             if self._address is None:
                 assert grant is not None, "an embedded cluster is started for its grant"
-                _start(grant)
+                _start(grant, environment)
             else:
-                self._join(self._address)
+                self._join(self._address, environment)
         self._connected = True
 
-    def _join(self, address: str) -> None:
+    def _join(self, address: str, environment: dict[str, Any]) -> None:
         try:
             if ":" in address:  # Ray itself would try for a minute
                 host, _, port = address.rpartition(":")
                 socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-            # A job whose code a cluster was handed passes that on to its workers by itself.
-            environment = {"py_modules": [self._code]} if self._code else None
+            # A job whose code a cluster was handed passes that on to its workers by itself, in a folder of its own.
+            sent = environment | {"py_modules": [self._code]} if self._code else None
             # Whatever else listens there never answers Ray.
-            ask(lambda: ray.init(address=address, runtime_env=environment, **_QUIET), _JOIN_SECONDS)
+            ask(lambda: ray.init(address=address, runtime_env=sent, **_QUIET), _JOIN_SECONDS)
         except (ClusterLostError, ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
             raise ValueError(
                 f"no Ray cluster answers at --address {address} ({first_line(error)}); "
@@ -267,7 +271,7 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
             ) from error
 
 
-def _start(grant: Grant) -> None:
+def _start(grant: Grant, environment: dict[str, Any]) -> None:
     """Start an embedded cluster; once more where the first did not come up, as when one of its processes was killed.
 
     Raises:
@@ -281,6 +285,7 @@ def _start(grant: Grant) -> None:
             num_cpus=max(local_cpus(), grant.cpus),
             num_gpus=grant.workers * grant.gpus,
             include_dashboard=False,
+            runtime_env=environment,
             **_QUIET,
         )
 

@@ -9,10 +9,10 @@ from qkatlas.jobs.reproduce.published import Facts, Figure, facts
 
 HEAD = """# Published figures
 
-Written by `python docs/reproduction.py > docs/reproduction.md` from `jobs/data/published.json`. The figures are of L1H5
-of GPT-2 small. `submit reproduce --model gpt2` measures them, in one run that stands on runs of the other jobs, and
-says of each whether it is reproduced, differs or is not comparable; `--model DIR` takes a local directory, such as that
-of `hf download gpt2 --local-dir DIR`. We had no weights of GPT-2: that column waits for whoever has them.
+Written by `python docs/reproduction.py > docs/reproduction.md` from `jobs/reproduce/data/published.json`. The figures
+are of L1H5 of GPT-2 small. `submit reproduce --model gpt2` measures them, in one run that stands on runs of the other
+jobs, and says of each whether it is reproduced, differs or is not comparable; `--model DIR` takes a local directory,
+such as that of `hf download gpt2 --local-dir DIR`. We had no weights of GPT-2: that column waits for whoever has them.
 
 *Defined* means by this project's definitions: attention scores with biases and scale, token states `mlp`, self known by
 id. *Published* means as the authors' text or code has it, where that differs:

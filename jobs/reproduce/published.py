@@ -87,7 +87,7 @@ class Facts:
 
 @cache
 def facts() -> Facts:
-    """The project's data file, `jobs/data/published.json`."""
+    """The project's data file, `jobs/reproduce/data/published.json`."""
     content = (_DATA / "published.json").read_bytes()
     data = json.loads(content)
     return Facts(

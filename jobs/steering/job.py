@@ -280,8 +280,7 @@ class SteeringJob(ModelJob[Steering]):
         """The tokens, the grid, the samples, the heat maps, and what the model did where it was run."""
         receipts = run.receipts()
         rows = [
-            (point, receipts[shard.name].summary)
-            for point, shard in zip(self._points, self._point_shards, strict=True)
+            (point, receipts[shard.name].summary) for point, shard in zip(self._points, self._point_shards, strict=True)
         ]
         tables = {
             "tokens": tokens_table(self.model),

@@ -14,6 +14,8 @@ from support.report_tables import SIZE, community_table, head_tables, token_tabl
 
 from qkatlas.jobs.main import run
 
+pytestmark = pytest.mark.browser
+
 Finish = Callable[..., Path]
 Open = Callable[..., Any]
 Make = Callable[..., Path]

@@ -16,6 +16,8 @@ from qkatlas.jobs.main import run
 from qkatlas.jobs.reproduce.published import DEFINED, facts
 from qkatlas.jobs.reproduce.verdicts import Measured, absent, table
 
+pytestmark = pytest.mark.browser
+
 Finish = Callable[..., Path]
 Open = Callable[..., Any]
 

@@ -25,6 +25,8 @@ from qkatlas.outputs.runs.part import faults
 from qkatlas.outputs.runs.run import Run
 from qkatlas.pipeline.planted.checkpoint import PlantedDesign
 
+pytestmark = pytest.mark.cluster
+
 SEED = 20261121
 KILLS = {"worker": 32, "node": 13, "driver": 5}
 SHARDS = 800

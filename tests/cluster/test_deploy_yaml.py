@@ -83,6 +83,7 @@ def test_the_image_holds_every_package() -> None:
     lines = (DEPLOY / "Dockerfile").read_text().splitlines()
     for package in ("src", "cluster", "jobs", "outputs", "pipeline"):
         assert f"COPY {package} {package}" in lines
+    assert "COPY docs/package.md docs/" in lines  # which pyproject.toml reads
     assert not list(DEPLOY.rglob("*.py"))
 
 

@@ -25,7 +25,7 @@ def ray_executor() -> Iterator[RayExecutor]:
         yield executor
 
 
-@pytest.fixture(params=["in-process", "ray"])
+@pytest.fixture(params=["in-process", pytest.param("ray", marks=pytest.mark.cluster)])
 def executor(request: pytest.FixtureRequest) -> Executor:
     return InProcessExecutor() if request.param == "in-process" else request.getfixturevalue("ray_executor")
 
@@ -84,6 +84,7 @@ def test_tasks_are_drawn_as_workers_come_free(executor: Executor) -> None:
     assert len(list(outcomes)) == 49
 
 
+@pytest.mark.cluster
 def test_a_lost_worker_is_retried_and_the_retries_are_bounded(ray_executor: RayExecutor, tmp_path: Path) -> None:
     outcomes = list(ray_executor.map(die_once, ((item, (tmp_path,)) for item in range(3))))
     assert sorted(outcome.value for outcome in outcomes) == [0, 1, 2]

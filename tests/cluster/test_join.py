@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.cluster
+
 PROGRAM = """
 import sys
 from ray.cluster_utils import Cluster

@@ -15,6 +15,8 @@ import pytest
 from qkatlas.outputs.runs import soundness, store
 from qkatlas.outputs.runs.run import Run
 
+pytestmark = pytest.mark.cluster
+
 
 def command(model: Path, out: Path) -> list[str]:
     program = "from qkatlas.jobs.main import main; main()"

@@ -22,6 +22,8 @@ from qkatlas.outputs.runs.journal import Journal, Receipt
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 
+pytestmark = pytest.mark.cluster
+
 SHARDS = 500
 
 

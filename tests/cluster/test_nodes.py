@@ -28,6 +28,8 @@ from support.nodes import (
 from qkatlas.cluster.executor import ClusterLostError, Grant
 from qkatlas.cluster.ray_cluster import RayExecutor
 
+pytestmark = pytest.mark.cluster
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:

@@ -68,6 +68,7 @@ def test_a_port_that_is_no_clusters_is_refused(tmp_path: Path) -> None:
     assert f"no Ray cluster answers at --address {address} (the head of the cluster has not answered for 1 s)" in line
 
 
+@pytest.mark.cluster
 def test_a_head_lost_between_two_steps_is_noticed() -> None:
     paths = os.pathsep.join(["tests", *sys.path])
     done = subprocess.run(

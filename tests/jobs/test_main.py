@@ -197,6 +197,7 @@ def test_a_full_disk_under_the_driver_is_exit_code_1(
     assert "2/4 shards" in submit("runs")[1]
 
 
+@pytest.mark.slow
 def test_planted_models_are_written_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "model"
     assert run(["model", "planted", str(folder), "--size", "tiny", "--seed", "3", "--head", "L2H1"]) == 0
@@ -314,6 +315,7 @@ def test_integer_weights_are_refused(submit: Submit, random_model: Path, tmp_pat
     assert "I8 numbers" in error
 
 
+@pytest.mark.slow
 def test_paths_of_any_kind(random_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "w sp ünï 'q"
     program = "import sys; from qkatlas.jobs.main import main; main()"
@@ -332,6 +334,7 @@ def test_paths_of_any_kind(random_model: Path, tmp_path: Path) -> None:
     assert run(["full-vocab", "--model", str(random_model), "--in-process", "--out", str(tmp_path / ("x" * 300))]) == 2
 
 
+@pytest.mark.slow
 def test_a_terminated_driver_says_so_and_keeps_its_shards(random_model: Path, tmp_path: Path) -> None:
     program = (
         "import os, signal; from qkatlas.jobs import main as cli\n"

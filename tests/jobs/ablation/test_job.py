@@ -55,6 +55,7 @@ def whole(worded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return sweep(worded_model, tmp_path_factory.mktemp("sweep")).run
 
 
+@pytest.mark.slow
 def test_every_reachable_pair_and_no_other_is_reported(whole: Run) -> None:
     table = rows(whole)
     expected = [("none", layer, head) for layer in range(3) for head in range(8)]
@@ -115,6 +116,7 @@ def test_rows_are_what_the_prompts_say(whole: Run) -> None:
     assert own["delta_high"] == pytest.approx(np.percentile(means, 97.5), abs=0.1 * width)
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_ends_with_the_same_files(worded_model: Path, whole: Run, tmp_path: Path) -> None:
     for stop in (0, 1, 2, 4):
         with pytest.raises(KeyboardInterrupt):
@@ -125,6 +127,7 @@ def test_a_stopped_sweep_ends_with_the_same_files(worded_model: Path, whole: Run
     assert sweep(worded_model, tmp_path / "0").computed == 0
 
 
+@pytest.mark.slow
 def test_threads_and_shards_change_no_bit(
     worded_model: Path, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +156,7 @@ def test_other_kinds_of_replacement(
     assert hashes(cut.run, "*.parquet") == hashes(found.run, "*.parquet")
 
 
+@pytest.mark.slow
 def test_the_loss_may_be_taken_on_a_text(worded_model: Path, whole: Run, tmp_path: Path) -> None:
     run = sweep(worded_model, tmp_path, text=TEXT, targets="L0H3,L1H5").run
     tokens_W = tokenise(worded_model, TEXT, 1024)
@@ -204,6 +208,7 @@ def test_the_seed_draws_the_partners(worded_model: Path, tmp_path: Path) -> None
     assert one != two
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mean", "zero"])
 def test_ablations_stand_on_the_clean_run_that_is_committed(
     worded_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -228,6 +233,7 @@ def test_ablations_stand_on_the_clean_run_that_is_committed(
     assert hashes(run) == hashes(sweep(worded_model, tmp_path / "whole", **settings).run)
 
 
+@pytest.mark.slow
 def test_the_planted_target_rests_on_embedding_mlp_and_residual(
     planted_tiny: Path, planted_truth: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -55,6 +55,7 @@ def test_a_command_line_means_the_same_on_the_cluster(arguments: list[str]) -> N
     assert len(options) == len(given_options) + 1  # --out; what was not given is left to the defaults there
 
 
+@pytest.mark.slow
 @given(st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs")), max_size=20))
 def test_the_shell_sees_every_argument_as_it_was(text: str) -> None:
     context = parsed(["full-vocab", "--model", text, "--out", "/runs"])
@@ -94,6 +95,7 @@ def web_server() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

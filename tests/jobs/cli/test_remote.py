@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.head import TOKEN, Head, start_head
 from support.interruptions import hashes
 
 from qkatlas.jobs.main import run
@@ -25,102 +17,13 @@ from qkatlas.outputs.runs import store
 from qkatlas.outputs.runs.provenance import note
 from qkatlas.outputs.runs.run import Run
 
-ROOT = Path(__file__).parents[3]
-TOKEN = "0123456789abcdef0123456789abcdef"
-PORTS = (
-    "port",
-    "dashboard-port",
-    "dashboard-agent-listen-port",
-    "dashboard-agent-grpc-port",
-    "metrics-export-port",
-    "runtime-env-agent-port",
-    "ray-client-server-port",
-)
-
-
-@dataclass(frozen=True)
-class Head:
-    """A head of a cluster, and a user of another machine who knows its token."""
-
-    address: str
-    join: str
-    user: Mapping[str, str]
-
-    def start(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "qkatlas", *map(str, arguments)],
-            env={**self.user, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *arguments: object, **environment: str) -> tuple[int, str, str]:
-        process = self.start(*arguments, **environment)
-        printed, error = process.communicate(timeout=300)
-        return process.returncode, printed, error
-
-    def submit(self, job: str, out: Path, *arguments: object, **environment: str) -> tuple[int, str, str]:
-        request = (job, "--model", "planted-tiny", "--out", out, "--gpus", "0", *arguments)
-        return self.run(*request, "--address", self.address, **environment)
-
-
-def free_ports() -> dict[str, int]:
-    sockets = {name: socket.create_server(("127.0.0.1", 0)) for name in PORTS}
-    ports = {name: opened.getsockname()[1] for name, opened in sockets.items()}
-    for opened in sockets.values():
-        opened.close()
-    return ports
-
-
-def answers(address: str) -> bool:
-    try:
-        urllib.request.urlopen(f"{address}/api/version", timeout=5).close()
-    except urllib.error.HTTPError as error:
-        return error.code == 401  # it asks for the token
-    except OSError:
-        return False
-    return False
+pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    home = tmp_path_factory.mktemp("home")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHON"))}
-    # What the head finds by itself is not the code that is tested: that has to come with each job.
-    programs = f"{Path(sys.executable).parent}:{kept['PATH']}"
-    cluster = {**kept, "PATH": programs, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "HOME": str(home)}
-    ports = free_ports()
-    with tempfile.TemporaryDirectory(
-        prefix="qk-", dir="/tmp", ignore_cleanup_errors=True
-    ) as folder:  # short, for sockets
-        start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
-        start += [f"--{name}={port}" for name, port in ports.items()]
-        process = subprocess.Popen(
-            [*start, "--disable-usage-stats", f"--temp-dir={folder}", "--node-ip-address=127.0.0.1"],
-            env=cluster,
-            cwd=home,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            user = {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT), "QKATLAS_CACHE": str(home / "absent")}
-            user |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
-            head = Head(f"http://127.0.0.1:{ports['dashboard-port']}", f"127.0.0.1:{ports['port']}", user)
-            deadline = time.monotonic() + 60
-            while not answers(head.address):
-                assert process.poll() is None, "the head did not start"
-                assert time.monotonic() < deadline, "the dashboard did not start"
-                time.sleep(0.2)
-            yield head
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+    with start_head(tmp_path_factory.mktemp("home")) as started:
+        yield started
 
 
 def only_run(out: Path) -> Run:
@@ -172,7 +75,7 @@ def test_failures_and_refusals_arrive_as_they_are(head: Head, planted_tiny: Path
     assert printed.count("was not computed: NotADirectoryError") == 2
     assert "2 shards failed" in printed
     failures = (folder / "_state/failures.log").read_text()
-    assert re.search(r"/_ray_pkg_\w+/jobs/full_vocab\.py", failures)  # workers run what was sent, too
+    assert re.search(r"/_ray_pkg_\w+/qkatlas/jobs/full_vocab/\w+\.py", failures)  # workers run what was sent, too
 
 
 def test_a_detached_job_is_listed_followed_and_stopped(head: Head, tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ def test_tables_follow_their_schemas_and_each_other(source: Run, finished: Run) 
     assert soundness.faults(finished) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("size", "noise", "least"), [("tiny", 0.0, 0.99), ("small", 0.0, 0.99), ("tiny", 0.3, 0.95)])
 def test_planted_categories_are_recovered(size: str, seed: int, noise: float, least: float, tmp_path: Path) -> None:
@@ -149,6 +150,7 @@ def test_a_head_without_categories_does_not_give_the_planted_ones(planted_tiny: 
     assert planted_ari(planted_tiny, run) < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_a_permuted_vocabulary_gives_the_same_partition(noise: float, tmp_path: Path) -> None:
     folder, moved = tmp_path / "model", tmp_path / "moved"
@@ -247,6 +249,7 @@ def test_a_stopped_job_resumes_with_the_same_files(source: Run, finished: Run, t
     assert communities(Run(copy), restarts=3).seconds.get("reducing") is None
 
 
+@pytest.mark.slow
 def test_the_run_id_follows_what_changes_results(source: Run, finished: Run) -> None:
     ids = {
         finished.folder.name,

@@ -145,6 +145,7 @@ def test_the_planted_truth_is_recovered(planted_tiny: Path, planted_truth: dict,
     assert same / total >= 0.95
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_shards_or_threads(planted_tiny: Path, tmp_path: Path) -> None:
     class Wide(InProcessExecutor):
         def start(self, grant: Any) -> None:
@@ -218,6 +219,7 @@ class Breaking(InProcessExecutor):
             yield outcome
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_resume_after_any_fault_ends_with_the_same_files(

@@ -61,6 +61,7 @@ def kin_by_brute_force(folder: Path, layer: int) -> np.ndarray:
     return np.argsort(-cosines_VV, axis=1, kind="stable")[:, :16]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layer", "head"), [(0, 3), (1, 5), (2, 0)])
 def test_every_column_equals_brute_force(
     random_model: Path, random_scan: Run, reference_scores: Callable[..., np.ndarray], layer: int, head: int
@@ -145,6 +146,7 @@ def test_a_scan_agrees_with_full_vocab(random_model: Path, random_scan: Run, tmp
         assert found.select(expected.column_names).equals(expected)
 
 
+@pytest.mark.slow
 def test_the_planted_target_stands_out(planted_tiny: Path, tmp_path: Path) -> None:
     run = scan(planted_tiny, tmp_path).run
     rows = pq.read_table(run.folder / "heads.parquet").to_pylist()
@@ -163,6 +165,7 @@ def test_the_planted_target_stands_out(planted_tiny: Path, tmp_path: Path) -> No
     assert max(prefer_kin, key=lambda row: row["suppression_index_mean"]) is target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [0, 3, 6, 18, 31])
 def test_a_stopped_scan_ends_with_the_same_files(
     random_model: Path, random_scan: Run, tmp_path: Path, shards: int
@@ -174,6 +177,7 @@ def test_a_stopped_scan_ends_with_the_same_files(
     assert hashes(result.run) == hashes(random_scan)
 
 
+@pytest.mark.slow
 def test_damaged_kin_are_found_again_and_heads_kept(random_model: Path, random_scan: Run, tmp_path: Path) -> None:
     run = scan(random_model, tmp_path).run
     part_file(run.folder, "kin/layer=1/part-00000").write_bytes(b"")
@@ -182,6 +186,7 @@ def test_damaged_kin_are_found_again_and_heads_kept(random_model: Path, random_s
     assert hashes(result.run) == hashes(random_scan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [9, 14, 18, 25])
 def test_a_scan_goes_on_where_states_have_other_bits(
     random_model: Path, random_scan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int
@@ -205,6 +210,7 @@ def test_a_scan_goes_on_where_states_have_other_bits(
         assert any(all(mixed[path] == whole.get(path) for path in paths) for whole in (first, second))
 
 
+@pytest.mark.slow
 def test_heads_whose_kin_failed_are_listed_and_the_other_layers_finished(
     random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +268,7 @@ def test_kin_of_other_states_are_refused(random_model: Path, tmp_path: Path, mon
     assert heads_of_layer() is None
 
 
+@pytest.mark.slow
 def test_a_subset_of_heads_gives_the_same_rows(random_model: Path, random_scan: Run, tmp_path: Path) -> None:
     run = scan(random_model, tmp_path, heads=("L0H7", "L2H3")).run
     whole = pq.read_table(random_scan.folder / "heads.parquet").to_pylist()
@@ -278,6 +285,7 @@ def test_vocabularies_too_small_for_statistics(
     assert (row["suppression_index_mean"] is None) == (size == 1)
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_heads_that_suppress_themselves(
     planted_tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,8 +7,24 @@ import pytest
 from qkatlas.jobs.main import run
 
 OPTIONS = {
-    "--layers", "--heads", "--top-k", "--states", "--scores", "--prompts", "--length", "--categories", "--model", "--gpus", "--out", "--address", "--detach", "--wait", "--in-process", "--seed", "--quiet",
-}  # fmt: skip
+    "--layers",
+    "--heads",
+    "--top-k",
+    "--states",
+    "--scores",
+    "--prompts",
+    "--length",
+    "--categories",
+    "--model",
+    "--gpus",
+    "--out",
+    "--address",
+    "--detach",
+    "--wait",
+    "--in-process",
+    "--seed",
+    "--quiet",
+}
 
 
 def test_every_option_has_its_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,6 +77,7 @@ def lease_key(server: Server, out: str) -> str:
     return key
 
 
+@pytest.mark.slow
 def test_a_run_from_first_command_to_report(
     submit: Submit, planted_tiny: Path, local: Run, out: str, store_server: Server, tmp_path: Path
 ) -> None:
@@ -101,6 +102,7 @@ def test_a_run_from_first_command_to_report(
     assert run(["report", "communities", "--runs", out, "--out", out]) == 2
 
 
+@pytest.mark.slow
 def test_the_command_that_is_printed_reads_the_table(submit: Submit, planted_tiny: Path) -> None:
     hint = submit(*request(planted_tiny))[1].strip().splitlines()[-1].strip()
     python, *arguments = shlex.split(hint)
@@ -111,6 +113,7 @@ def test_the_command_that_is_printed_reads_the_table(submit: Submit, planted_tin
     assert "[10 rows x " in done.stdout
 
 
+@pytest.mark.slow
 def test_other_readers_need_no_code_of_ours(submit: Submit, planted_tiny: Path, local: Run, out: str) -> None:
     assert submit(*request(planted_tiny))[0] == 0
     folder = only_run(out).folder
@@ -129,6 +132,7 @@ def test_other_readers_need_no_code_of_ours(submit: Submit, planted_tiny: Path, 
     assert polars.read_parquet(f"{where}/", storage_options={**options, **keys}).height == len(expected)
 
 
+@pytest.mark.cluster
 def test_over_ray_workers_write_to_the_store_themselves(
     submit: Submit, planted_tiny: Path, local: Run, out: str
 ) -> None:
@@ -137,6 +141,7 @@ def test_over_ray_workers_write_to_the_store_themselves(
     assert hashes(only_run(out)) == hashes(local)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_passing_faults_cost_time_only(
     submit: Submit, planted_tiny: Path, local: Run, out: str, store_server: Server, seed: int
@@ -147,6 +152,7 @@ def test_passing_faults_cost_time_only(
     assert soundness.faults(only_run(out)) == []
 
 
+@pytest.mark.slow
 def test_a_store_that_goes_away_is_exit_code_1_and_costs_nothing_committed(
     submit: Submit, planted_tiny: Path, local: Run, out: str, store_server: Server
 ) -> None:
@@ -199,6 +205,7 @@ def test_an_endpoint_where_nothing_listens_is_one_line(planted_tiny: Path, capfd
     assert "NETWORK_CONNECTION" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_driver_killed_before_the_manifest_leaves_no_run_to_read_and_loses_no_shard(
     submit: Submit, planted_tiny: Path, local: Run, out: str, store_server: Server
 ) -> None:
@@ -228,6 +235,7 @@ def test_a_driver_killed_before_the_manifest_leaves_no_run_to_read_and_loses_no_
     assert hashes(found) == hashes(local)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["prepare", "reduce"])
 def test_a_driver_that_slept_undoes_nothing_of_the_one_that_took_over(
     submit: Submit,
@@ -266,6 +274,7 @@ def test_a_driver_that_slept_undoes_nothing_of_the_one_that_took_over(
     assert hashes(found) == hashes(local)
 
 
+@pytest.mark.slow
 def test_an_object_that_is_gone_cut_or_strange_is_repaired_by_submitting_again(
     submit: Submit, planted_tiny: Path, local: Run, out: str
 ) -> None:
@@ -288,6 +297,7 @@ def test_an_object_that_is_gone_cut_or_strange_is_repaired_by_submitting_again(
     assert hashes(found) == hashes(local)
 
 
+@pytest.mark.slow
 def test_the_remedy_of_verify_works_for_an_object_with_other_content(
     submit: Submit, planted_tiny: Path, local: Run, out: str
 ) -> None:
@@ -325,6 +335,7 @@ def test_a_request_that_comes_to_nothing_leaves_no_object(
     assert store_server.keys("bare") == ["runs/"]  # the marker that pyarrow leaves of --out itself
 
 
+@pytest.mark.slow
 def test_nothing_in_a_run_names_a_credential(
     submit: Submit, planted_tiny: Path, out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -271,6 +271,7 @@ def test_a_large_report_says_how_to_make_it_smaller(
     assert "fewer --neighbours than 10, or fewer runs, make it smaller" in said
 
 
+@pytest.mark.slow
 def test_a_report_loads_neither_torch_nor_ray(tokens: Path, tmp_path: Path) -> None:
     program = (
         "import sys; from qkatlas.jobs.main import run; code = run(sys.argv[1:]); "

@@ -7,8 +7,17 @@ import pytest
 from qkatlas.jobs.main import run
 
 OPTIONS = {
-    "--frequencies", "--model", "--gpus", "--out", "--address", "--detach", "--wait", "--in-process", "--seed", "--quiet",
-}  # fmt: skip
+    "--frequencies",
+    "--model",
+    "--gpus",
+    "--out",
+    "--address",
+    "--detach",
+    "--wait",
+    "--in-process",
+    "--seed",
+    "--quiet",
+}
 
 
 def test_every_option_has_its_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,6 +35,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
 PATHS = st.lists(st.sampled_from(["a", "b", "layer=1", "_state", ".x", "ü é"]), min_size=1, max_size=3).map("/".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(PATHS.map("{}.bin".format), st.binary(max_size=40)), max_size=6))
 def test_what_is_written_is_read_listed_and_hashed(make: Make, written: list[tuple[str, bytes]]) -> None:
@@ -76,6 +77,7 @@ def test_a_folder_that_is_not_there_is_empty(make: Make) -> None:
     assert not folder.is_driven("_state")
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 99).map(str), max_size=9), st.integers(1, 4))
 def test_a_log_keeps_the_lines_of_all_drivers_in_order(make: Make, lines: list[str], drivers: int) -> None:

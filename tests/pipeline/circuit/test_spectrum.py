@@ -208,6 +208,7 @@ def test_the_planted_target_has_its_negative_self_energy_far_beyond_the_null(
     assert all(z is not None and abs(z) < 5 for z in random_z), random_z
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("d_model", "d_head"), [(24, 6), (9, 6)])
 def test_the_null_has_the_distribution_of_separate_frames_and_dense_algebra(d_model: int, d_head: int) -> None:
     rng = np.random.default_rng(8)
@@ -249,6 +250,7 @@ def test_a_head_drawn_from_the_null_is_not_surprising_and_a_turned_one_is() -> N
     assert turned.n_negative_top_H.value == d_head
 
 
+@pytest.mark.slow
 def test_the_null_depends_on_seed_and_head_and_on_nothing_else(torch_threads: Callable[[int], None]) -> None:
     d_model, d_head = 600, 32
     rng = np.random.default_rng(0)

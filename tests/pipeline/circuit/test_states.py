@@ -69,6 +69,7 @@ def test_states_after_bos_equal_the_hidden_states_of_hugging_face(
         np.testing.assert_allclose(states.advance_to(layer), hidden[layer][:, 1].numpy(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_mean_states_equal_a_hugging_face_run_with_means_in_place_of_attention(random_model: Path) -> None:
     checkpoint = Checkpoint.open(random_model)
     weights = ModelWeights.read(checkpoint, "key")

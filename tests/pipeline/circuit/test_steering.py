@@ -91,6 +91,7 @@ def assert_same(found_VV: np.ndarray, expected_VV: np.ndarray) -> None:
     np.testing.assert_allclose(found_VV, expected_VV, atol=1e-5 * np.abs(expected_VV).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skew", ["keep", "drop"])
 @pytest.mark.parametrize("which", ["all", "top"])
 @pytest.mark.parametrize("alpha", [1.5, 1.0, 0.3, 0.0, -1.0])

@@ -122,6 +122,7 @@ def several(draw: st.DrawFn) -> list[np.ndarray]:
     return [by_size(np.array(draw(names)), np.arange(size, dtype=np.int32)) for _ in range(draw(st.integers(2, 4)))]
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(several())
 def test_agreement_equals_scikit_learn(found: list[np.ndarray]) -> None:

@@ -14,6 +14,7 @@ from transformers import GPT2LMHeadModel
 from qkatlas.pipeline.passes.behaviour import BEHAVIOURS, behaviour_sums, block_length, causal_pattern, draw_sequences
 
 
+@pytest.mark.slow
 @given(block=st.integers(10, 32), seed=st.integers(0, 1000))
 def test_places_are_what_their_names_say(block: int, seed: int) -> None:
     drawn = draw_sequences(range(5, 5 + 2 * block), bos=3, block=block, seed=seed)

@@ -99,6 +99,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", CASES, ids=lambda design: "-".join(f"{k}{v}" for k, v in design.items()))
 def test_look_alikes_fill_the_top_10_and_the_token_itself_is_absent(design: dict[str, Any]) -> None:
     share, with_self = top10_figures(plant(PlantedDesign(**design)))
@@ -107,11 +108,13 @@ def test_look_alikes_fill_the_top_10_and_the_token_itself_is_absent(design: dict
     assert with_self == 0
 
 
+@pytest.mark.slow
 def test_noise_makes_the_target_harder() -> None:
     shares = [top10_figures(plant(PlantedDesign(size="tiny", noise=noise)))[0] for noise in (0.0, 0.4, 1.0)]
     assert shares[0] > shares[1] + 0.05 > shares[2] + 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["tiny", "small"])
 @pytest.mark.parametrize("skew", [0.0, 0.5])
 def test_spectrum_is_written_as_stated(size: str, skew: float) -> None:
@@ -142,6 +145,7 @@ def category_prompts(checkpoint: PlantedCheckpoint, n: int, length: int) -> tupl
     return ids, mask
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "place"), [("tiny", "L1H5"), ("tiny", "L2H6"), ("small", "L1H5"), ("small", "L2H3")])
 def test_hugging_face_model_shows_every_role(size: str, place: str, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
@@ -191,6 +195,7 @@ def test_hugging_face_model_shows_every_role(size: str, place: str, tmp_path: Pa
             assert pattern[rows, 0].mean() > 0.95
 
 
+@pytest.mark.slow
 def test_semantic_decoy_does_not_suppress_itself_and_anti_self_ignores_categories() -> None:
     checkpoint = plant(PlantedDesign(size="small"))
     category_of = planted_tokens(checkpoint)
@@ -214,6 +219,7 @@ def test_semantic_decoy_does_not_suppress_itself_and_anti_self_ignores_categorie
     assert abs(mates_z) < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["tiny", "small"])
 def test_every_surface_form_is_one_token(size: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
@@ -258,6 +264,7 @@ def test_category_list_is_well_formed() -> None:
     assert all(word.isalnum() and len(word) > 1 for word in words)
 
 
+@pytest.mark.slow
 def test_same_design_same_checkpoint_and_another_seed_another() -> None:
     first, again, other = (plant(PlantedDesign(size="tiny", seed=seed)) for seed in (4, 4, 5))
     assert first.truth == again.truth

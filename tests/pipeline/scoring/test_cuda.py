@@ -16,7 +16,7 @@ import torch
 from qkatlas.pipeline.scoring import cuda as scoring_cuda
 from qkatlas.pipeline.scoring.engine import PreparedKeys, RowScores, score_rows
 
-SELF = "tests.pipeline.test_scoring_cuda"
+SELF = "tests.pipeline.scoring.test_cuda"
 
 
 def device_scores(queries: Any, keys: Any, row_ids: Any, k: int, fused: bool, device: str = "cpu") -> RowScores:
@@ -107,12 +107,14 @@ def test_triton_kernels_give_the_same_bits_through_the_interpreter() -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("fused", [False, True])
 def test_cuda_device_gives_the_same_bits_as_the_cpu_engine(fused: bool) -> None:
     check(fused, "cuda")
 
 
+@pytest.mark.slow
 def test_imports_without_ray_transformers_numba_or_triton() -> None:
     code = (
         "import sys; import qkatlas.pipeline.scoring.engine, qkatlas.pipeline.scoring.cuda;"

@@ -90,6 +90,7 @@ MAGNITUDES = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None)
 @given(
     query_kind=st.sampled_from(sorted(MAGNITUDES)),
@@ -147,6 +148,7 @@ def spread_keys(count: int, width: int, seed: int = 0) -> tuple[Matrix, Matrix]:
     return queries.astype(np.float32), keys.astype(np.float32)
 
 
+@pytest.mark.slow
 def test_every_row_of_a_mid_size_vocabulary() -> None:
     queries, keys = spread_keys(2500, 48)
     row_ids = np.arange(2500)
@@ -156,6 +158,7 @@ def test_every_row_of_a_mid_size_vocabulary() -> None:
         check_rows(rows_of(result, rows), queries[rows], keys, row_ids[rows], 32, 48**-0.5)
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_threads_shards_tiles_or_row_order(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, keys = spread_keys(1500, 64)
     prepared = PreparedKeys(keys)
