@@ -145,19 +145,19 @@ class Steering:
 
     def group_ids(self, model: Model) -> list[int]:
         """Ids of the group's tokens, in its order, each once."""
-        found = [model.vocabulary.find(text) for text in self.group]
+        found = [model.vocabulary.look_up(text) for text in self.group]
         return list(dict.fromkeys(token for token in found if token is not None))
 
 
 def read_group(file: Path, model: Model) -> tuple[str, ...]:
-    """Read a group of tokens: one a line, taken with a leading space where that is a token, else as it is written.
+    """Read a group of tokens: one a line, a word as `Vocabulary.find_word` takes it, or `#id`.
 
     Args:
         file: UTF-8 text; empty lines are skipped.
         model: whose tokens they shall be.
 
     Returns:
-        The exact texts of those that are one token.
+        The exact texts of those that are one token; `#id` for those that no text names.
 
     Raises:
         ValueError: if the file cannot be read or names no token.
@@ -167,11 +167,10 @@ def read_group(file: Path, model: Model) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ValueError(f"--group {file} cannot be read ({reason}); give a text file with one token a line") from error
-    forms = [
-        next((text for text in (f" {line}", line) if model.vocabulary.find(text) is not None), None) for line in lines
-    ]
-    group = tuple(dict.fromkeys(text for text in forms if text is not None))
+    found = [model.vocabulary.find_word(line) for line in lines]
+    group = tuple(dict.fromkeys(model.vocabulary.name(token_id) for token_id in found if token_id is not None))
     if not group:
+        model.vocabulary.require_readable()
         raise ValueError(
             f"--group {file} has {len(lines)} lines and none is one token of the model; write one token a line"
         )
