@@ -116,6 +116,7 @@ class AblationJob:
         self.length = self.drawn.length
         prompts = self.drawn.prompts
         if prompts is None:
+            model.vocabulary.require_readable()
             raise ValueError(
                 "the model has no prompts: no category keeps two words that are one token of its vocabulary, or it "
                 "reads no word after BOS; give words of its own with --categories"

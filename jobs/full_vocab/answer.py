@@ -8,7 +8,6 @@ from rich.text import Text
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.outputs.runs.reader import read_rows
 from qkatlas.outputs.runs.run import Run
-from qkatlas.pipeline.text.vocabulary import visible
 
 KNOWN_WORDS = ("red", "69", "Monday", "Italy", "cat", "1989", "apple", "rain")
 """Words of the published keyword categories; those that are one token are shown."""
@@ -37,19 +36,13 @@ def top_attended(run: Run, model: Model) -> Table:
     for token in tokens:
         keys = zip(rows[token]["key_ids"][:_KEYS], rows[token]["scores"][:_KEYS], strict=True)
         # Text, not str: a token such as "[bold]" is data, no markup.
-        listed = ", ".join(f"{shown(model, key)} {score:.1f}" for key, score in keys)
-        table.add_row(Text(shown(model, token)), Text(str(ranks[token])), Text(listed))
+        listed = ", ".join(f"{model.vocabulary.shown(key)} {score:.1f}" for key, score in keys)
+        table.add_row(Text(model.vocabulary.shown(token)), Text(str(ranks[token])), Text(listed))
     return table
 
 
-def shown(model: Model, token_id: int) -> str:
-    """A token's text with its leading space made visible, as `_red`."""
-    return visible(model.vocabulary.text(token_id))
-
-
 def _known_tokens(model: Model) -> list[int]:
-    find = model.vocabulary.find
-    forms = [next((t for t in (find(f" {word}"), find(word)) if t is not None), None) for word in KNOWN_WORDS]
+    forms = [model.vocabulary.find_word(word) for word in KNOWN_WORDS]
     found = [token for token in forms if token is not None]
     if found:
         return found[:_ROWS]

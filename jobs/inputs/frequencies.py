@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qkatlas.pipeline.text.vocabulary import is_text_of
+
 _COLUMNS = ("token", "id", "count")
 
 
@@ -76,7 +78,9 @@ class Frequencies:
         Args:
             texts: the vocabulary's texts, by id.
         """
-        wrong = sum(texts[token_id] != text for token_id, text in zip(self.token_ids, self.texts, strict=True))
+        wrong = sum(
+            not is_text_of(text, texts[token_id]) for token_id, text in zip(self.token_ids, self.texts, strict=True)
+        )
         if wrong * 2 <= len(self.texts):
             return None
         return (

@@ -71,6 +71,7 @@ class DrawnPrompts:
         bos, length = architecture.require_bos(), words_in_prompt(length, architecture.n_ctx)
         categories = Categories.fit(words or [words for _, words in read_categories()], model.vocabulary)
         if words is not None and not categories.token_ids:
+            model.vocabulary.require_readable()
             raise ValueError(
                 "--categories keeps no category with two words that are one token of the model; give a CSV with one "
                 "category a row, its words apart by commas"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qkatlas.pipeline.text.vocabulary import Vocabulary
 
 GROUP = tuple(
     f" {word}"
@@ -47,19 +50,19 @@ class GroupFile:
             ) from error
         return cls(file, tuple(line for line in lines if line.strip()))
 
-    def texts(self, find: Callable[[str], int | None]) -> tuple[str, ...]:
-        """The exact texts of the lines that are one token, each once.
+    def texts(self, vocabulary: Vocabulary) -> tuple[str, ...]:
+        """The exact texts of the lines that are one token, each once; `#id` for those that no text names.
 
         Args:
-            find: the id of a token by its text. A line is taken with a leading space where that is a token, else as
-                it is written.
+            vocabulary: whose tokens they shall be; it takes each line as a word.
 
         Raises:
             ValueError: if none is one token.
         """
-        forms = [next((text for text in (f" {line}", line) if find(text) is not None), None) for line in self.lines]
-        texts = tuple(dict.fromkeys(text for text in forms if text is not None))
+        found = [vocabulary.find_word(line) for line in self.lines]
+        texts = tuple(dict.fromkeys(vocabulary.name(token_id) for token_id in found if token_id is not None))
         if not texts:
+            vocabulary.require_readable()
             raise ValueError(
                 f"--group {self.file} has {len(self.lines)} lines and none is one token of the model; write one token "
                 "a line"

@@ -219,7 +219,7 @@ class SteeringJob(ModelJob[Steering]):
     def _share_heat_maps(self, context: Context) -> HeatMaps:
         """The group under the unsteered head, its symmetric part, its skew part, and every alpha."""
         states_VD, digest = self._layer_states(context.threads)
-        found = [self.model.vocabulary.find(text) for text in self.spec.group]
+        found = [self.model.vocabulary.look_up(text) for text in self.spec.group]
         ids_G = np.array(list(dict.fromkeys(token for token in found if token is not None)), np.int32)
         grid = self._steerable(context.threads, self._weights())
         conditions = [

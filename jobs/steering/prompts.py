@@ -36,6 +36,7 @@ def draw_prompts(model: Model, *, count: int, length: int | None, seed: int) -> 
     """
     drawn = DrawnPrompts.draw(model, words=None, count=count, length=length, seed=seed)
     if drawn.prompts is None:
+        model.vocabulary.require_readable()
         raise ValueError(
             "--in-model needs prompts of category words, and the model has no token or no room for them; leave it out"
         )

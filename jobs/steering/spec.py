@@ -157,7 +157,7 @@ class Steering:
             raise ValueError(
                 f"--rank {max(ranks)} is more than the head's {shape.d_head} singular values; choose at most that"
             )
-        group = self.group.texts(model.vocabulary.find) if isinstance(self.group, GroupFile) else self.group
+        group = self.group.texts(model.vocabulary) if isinstance(self.group, GroupFile) else self.group
         return replace(self, ranks=ranks, group=group)
 
     def points(self) -> list[Point]:

@@ -80,8 +80,7 @@ class Categories:
         kept: list[tuple[int, ...]] = []
         dropped: list[str] = []
         for category in words:
-            forms = [(vocabulary.find(f" {word}"), vocabulary.find(word)) for word in category]
-            found = [form[0] if form[0] is not None else form[1] for form in forms]
+            found = [vocabulary.find_word(word) for word in category]
             tokens = tuple(dict.fromkeys(token for token in found if token is not None))
             if len(tokens) < SMALLEST:
                 dropped += category

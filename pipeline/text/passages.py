@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
 from qkatlas.pipeline.text.prompts import CategoryPrompts
+from qkatlas.pipeline.text.tokenizer import encode
 
 PARTNERS = 5
 """Spawn key of the partners' draw; see qkatlas.pipeline.text.prompts."""
@@ -105,21 +105,7 @@ def tokenise(path: Path, text: str, vocab_size: int) -> IntArray:
     Raises:
         ValueError: if the checkpoint has no whole tokenizer, or the text gives no token or one that has no embedding.
     """
-    try:
-        if (path / "tokenizer.json").is_file():
-            tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
-            # What a file stores of these is for a model's inputs, not for a text that is cut here.
-            tokenizer.no_truncation()
-            tokenizer.no_padding()
-            ids = tokenizer.encode(text, add_special_tokens=False).ids
-        elif (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
-            ids = ByteLevelBPETokenizer(str(path / "vocab.json"), str(path / "merges.txt")).encode(text).ids
-        else:
-            raise ValueError(f"--text needs a tokenizer, and {path} has no tokenizer.json; leave --text out")
-    except ValueError:
-        raise
-    except Exception as error:  # the tokenizers library raises bare Exception for every unreadable file
-        raise ValueError(f"tokenizer of {path} cannot be read: {error}; leave --text out") from error
+    ids = encode(path, text)
     if not ids:
         raise ValueError("--text holds no token of the model; give a file with some text")
     if max(ids) >= vocab_size:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 import unicodedata
-from dataclasses import dataclass
-from functools import cache, cached_property
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from tokenizers import Tokenizer
+from qkatlas.pipeline.text.tokenizer import UnreadableTokenizerError, read_names
 
-END_OF_TEXT = "<|endoftext|>"
+SPACE = "\N{MIDDLE DOT}"
+"""What shows a space of a token to people."""
+
+_LEADING = re.compile(f"{SPACE}+|_+|\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}+|\N{LOWER ONE EIGHTH BLOCK}+")
+"""What people write for the spaces that begin a token."""
 
 
 @dataclass(frozen=True)
@@ -22,43 +25,56 @@ class Vocabulary:
     Attributes:
         spellings: exact bytes of each token; None where no tokenizer names the id.
         special: whether the token is a control token such as `<|endoftext|>`.
-        has_tokenizer: False if the checkpoint came without tokenizer files.
+        has_tokenizer: False if the checkpoint came without tokenizer files, or with some that cannot be read.
+        doubt: a line on a tokenizer that could not be read, or whose reading is doubtful; None if all is well.
     """
 
     spellings: tuple[bytes | None, ...]
     special: tuple[bool, ...]
     has_tokenizer: bool
+    doubt: str | None = field(default=None, compare=False)
 
     @classmethod
     def open(cls, path: Path, vocab_size: int) -> Vocabulary:
-        """Read the byte-level BPE tokenizer of a checkpoint directory.
+        """Read the tokenizer of a checkpoint directory.
 
         Args:
-            path: the directory, with tokenizer.json or vocab.json; neither gives a vocabulary without texts.
+            path: the directory; one without tokenizer files gives a vocabulary without texts, and so does one whose
+                tokenizer cannot be read, which `doubt` says.
             vocab_size: rows of the embedding matrix, V.
 
         Returns:
             The vocabulary; ids that the tokenizer does not name (padding rows) have no spelling.
 
         Raises:
-            ValueError: if the tokenizer is unreadable, not byte-level, or names an id past the embedding's last row.
+            ValueError: if the tokenizer gives an id that is no whole number or lies past the embedding's last row.
         """
-        ids, added = _read_ids(path)
+        nothing: tuple[None, ...] = (None,) * vocab_size
+        try:
+            names = read_names(path)
+        except UnreadableTokenizerError as error:
+            return cls(nothing, (False,) * vocab_size, False, printable(str(error).encode("utf-8", "replace")))
+        if names is None:
+            return cls(nothing, (False,) * vocab_size, False)
         # Tokens that were added and never given a row of the embedding cannot occur; others past its end are an error.
-        ids = {token: token_id for token, token_id in ids.items() if token_id < vocab_size or token_id not in added}
-        beyond = max(ids.values(), default=-1)
+        beyond = max((i for i in names.spellings if i not in names.added), default=-1)
         if beyond >= vocab_size:
             raise ValueError(
                 f"tokenizer of {path} names token id {beyond}, but the model has {vocab_size} tokens; "
                 "use the tokenizer the model was trained with"
             )
-        spellings: list[bytes | None] = [None] * vocab_size
-        special = [False] * vocab_size
-        for token, token_id in ids.items():
-            special[token_id] = added.get(token_id, False)
-            # Added tokens, special or not, are stored as plain text; all others in the byte-level spelling.
-            spellings[token_id] = token.encode() if token_id in added else _bytes_of(token, path)
-        return cls(tuple(spellings), tuple(special), bool(ids))
+        spellings = tuple(names.spellings.get(token_id) for token_id in range(vocab_size))
+        special = tuple(token_id in names.special for token_id in range(vocab_size))
+        return cls(spellings, special, True, names.doubt and printable(names.doubt.encode("utf-8", "replace")))
+
+    def require_readable(self) -> None:
+        """Check that the tokenizer, if there is one, could be read; for what needs words.
+
+        Raises:
+            ValueError: if it could not.
+        """
+        if not self.has_tokenizer and self.doubt is not None:
+            raise ValueError(self.doubt)
 
     def text(self, token_id: int) -> str:
         """A printable, possibly lossy text of one token; `[17]` where no tokenizer names the id."""
@@ -69,9 +85,48 @@ class Vocabulary:
         """The text of every token, by its id."""
         return [self.text(token_id) for token_id in range(len(self.spellings))]
 
+    def shown(self, token_id: int) -> str:
+        """The text of one token as people see it, with its spaces as middle dots."""
+        return visible(self.text(token_id))
+
     def find(self, text: str) -> int | None:
         """The id of the ordinary token with exactly this text, if there is one."""
-        return self._ids.get(text.encode())
+        return self._ids.get(text.encode("utf-8", "surrogatepass"))
+
+    def look_up(self, name: str) -> int | None:
+        """The token that a person means.
+
+        Args:
+            name: `#17` for id 17; or a token's text, its leading space as a space, a middle dot, `_`, or a tokenizer's
+                own mark. The exact text goes before other readings, but a middle dot is a space first, as it is shown.
+
+        Returns:
+            The id of an ordinary token, or the very id that was given; None if there is none.
+        """
+        if (number := re.fullmatch(r"#([0-9]{1,18})", name)) and int(number[1]) < len(self.spellings):
+            return int(number[1])
+        readings = [name, *readings_of(name)]
+        if name.startswith(SPACE):
+            readings.reverse()
+        found = (self.find(text) for text in readings)
+        return next((token_id for token_id in found if token_id is not None), self._shown.get(name))
+
+    def name(self, token_id: int) -> str:
+        """What `look_up` takes for exactly this token: its text, or `#17` where no text names it."""
+        spelling = self.spellings[token_id]
+        text = "" if spelling is None else spelling.decode("utf-8", "replace")
+        return text if self.look_up(text) == token_id else f"#{token_id}"
+
+    def find_word(self, word: str) -> int | None:
+        """The token of a word: with a leading space, as it stands in running text, or else as it is written.
+
+        Args:
+            word: the word, or a token as `look_up` takes it.
+        """
+        if word[:1] in ("#", SPACE) and (named := self.look_up(word)) is not None:
+            return named
+        spaced = self.find(f" {word}")
+        return self.look_up(word) if spaced is None else spaced
 
     def ordinary(self) -> list[int]:
         """Ids of the tokens that text is made of: no control tokens, and no rows that a tokenizer does not name."""
@@ -85,6 +140,13 @@ class Vocabulary:
             for token_id, spelling in enumerate(self.spellings)
             if spelling is not None and not self.special[token_id]
         }
+
+    @cached_property
+    def _shown(self) -> dict[str, int]:
+        shown: dict[str, int] = {}
+        for token_id in self.ordinary():
+            shown.setdefault(self.shown(token_id), token_id)
+        return shown
 
     def sha256(self) -> str:
         """Hash of every id's bytes and kind, so that runs with other tokenizers never share a folder."""
@@ -114,55 +176,40 @@ def printable(spelling: bytes) -> str:
     )
 
 
-def _read_ids(path: Path) -> tuple[dict[str, int], dict[int, bool]]:
-    """Token -> id as stored, and for each added token's id whether it is special."""
-    try:
-        if (path / "tokenizer.json").is_file():
-            tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
-            if "ByteLevel" not in _kinds(json.loads(tokenizer.to_str())["decoder"]):
-                raise ValueError("it is not byte-level, as GPT-2's is")
-            added = {token_id: token.special for token_id, token in tokenizer.get_added_tokens_decoder().items()}
-            return tokenizer.get_vocab(with_added_tokens=True), added
-        if (path / "vocab.json").is_file():
-            ids = json.loads((path / "vocab.json").read_text(encoding="utf-8"))
-            if not all(isinstance(token_id, int) and token_id >= 0 for token_id in ids.values()):
-                raise ValueError("vocab.json does not map tokens to ids")
-            added = {ids[END_OF_TEXT]: True} if END_OF_TEXT in ids else {}
-            if (path / "added_tokens.json").is_file():
-                more = json.loads((path / "added_tokens.json").read_text(encoding="utf-8"))
-                ids, added = {**ids, **more}, {**dict.fromkeys(more.values(), False), **added}
-            return ids, added
-    except Exception as error:  # the tokenizers library raises bare Exception for every unreadable file
-        raise ValueError(f"tokenizer of {path} cannot be read: {error}") from error
-    return {}, {}
-
-
-def _kinds(decoder: Any) -> list[str]:
-    """Types of a decoder and of those it is made of, as tokenizer.json spells them."""
-    if not isinstance(decoder, dict):
-        return []
-    return [decoder["type"], *(kind for part in decoder.get("decoders", []) for kind in _kinds(part))]
-
-
-@cache
-def _byte_of_character() -> dict[str, int]:
-    """GPT-2's map from the printable characters of its token files back to bytes.
-
-    Printable Latin-1 bytes stand for themselves; the others, in order, are U+0100, U+0101, ...
-    """
-    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    rest = [byte for byte in range(256) if byte not in set(plain)]
-    return {chr(byte): byte for byte in plain} | {chr(256 + place): byte for place, byte in enumerate(rest)}
-
-
-def _bytes_of(token: str, path: Path) -> bytes:
-    mapping = _byte_of_character()
-    try:
-        return bytes(mapping[character] for character in token)
-    except KeyError as error:
-        raise ValueError(f"token {token!r} of {path} is not in GPT-2's byte-level spelling") from error
-
-
 def visible(text: str) -> str:
-    """A token's printable text with its leading space made visible."""
-    return f"_{text[1:]}" if text.startswith(" ") else text
+    r"""A token's printable text as people see it: `·red` for ` red`.
+
+    Args:
+        text: as `printable` gives it.
+
+    Returns:
+        The text with middle dots for its spaces; a middle dot of its own shows as an escape.
+    """
+    return text.replace(SPACE, "\\u00b7").replace(" ", SPACE)
+
+
+def readings_of(name: str) -> list[str]:
+    """Texts that a person may mean who writes a token's leading space as something else, likeliest last.
+
+    Args:
+        name: what was written.
+
+    Returns:
+        Other texts than `name`; none for most names.
+    """
+    readings = []
+    if len(name) > 2 and name[0] == name[-1] and name[0] in "'\"":
+        readings.append(name[1:-1])
+    if mark := _LEADING.match(name):
+        readings.append(" " * mark.end() + name[mark.end() :].replace(SPACE, " "))
+    return readings
+
+
+def is_text_of(name: str, text: str) -> bool:
+    """Whether a name, its leading space written in whatever way, may stand for a token.
+
+    Args:
+        name: what was written.
+        text: of the token, as `printable` gives it.
+    """
+    return name == text or name == visible(text) or text in readings_of(name)

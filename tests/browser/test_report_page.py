@@ -158,6 +158,10 @@ def test_search_finds_tokens_and_a_click_follows_a_neighbour(
     options = page.get_by_role("option")
     assert options.first.locator("bdi").text_content() == " word3"
     assert options.count() == 11  # word3 and word30 to word39
+    for spelling in ("_word3", "\u00b7word3", "\u0120word3", "\u2581word3", "' word3'", " word3"):
+        box.fill(spelling)
+        assert options.first.locator("bdi").text_content() == " word3"
+        assert options.count() == 11
     page.keyboard.press("ArrowDown")
     assert page.locator("[aria-selected=true] bdi").text_content() == " word30"
     page.keyboard.press("Enter")

@@ -111,7 +111,7 @@ def test_a_run_from_first_command_to_verify(submit: Submit, planted_tiny: Path, 
     assert code == 0
     (folder,) = out.iterdir()
     assert f"in {folder}: topk/**/*.parquet" in printed
-    assert "_red" in printed
+    assert "·red" in printed
     assert "submit verify" in printed
     code, printed, _ = full_vocab(submit, planted_tiny)
     assert code == 0

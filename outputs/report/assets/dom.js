@@ -17,11 +17,14 @@ function fill(element, attributes, children) {
 const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
 const svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
+// What shows a space of a token; a middle dot of the token's own shows as an escape.
+const SPACE = "\u00b7", ESCAPED_SPACE = "\\u00b7";
+
 // A token's text as it is, isolated from the direction of what stands around it, its spaces made visible.
 function tokenNode(text) {
   const node = el("bdi", { class: "token", dir: "ltr" });
   if (text === "") return fill(node, { class: "token empty-token" }, ["(empty)"]);
-  for (const piece of text.split(/( |\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\[nrt])/)) {
+  for (const piece of text.replaceAll(SPACE, ESCAPED_SPACE).split(/( |\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\[nrt])/)) {
     if (piece === " ") node.append(el("span", { class: "space" }, " "));
     else if (/^\\./.test(piece)) node.append(el("span", { class: "escape" }, piece));
     else if (piece) node.append(piece);
@@ -30,7 +33,7 @@ function tokenNode(text) {
 }
 
 // The same where only characters can be shown.
-const tokenLabel = (text) => text === "" ? "(empty)" : text.replaceAll(" ", "\u00b7");
+const tokenLabel = (text) => text === "" ? "(empty)" : text.replaceAll(SPACE, ESCAPED_SPACE).replaceAll(" ", SPACE);
 
 // The same among other names: its direction touches none of them.
 const isolated = (text) => `\u2068${text}\u2069`;

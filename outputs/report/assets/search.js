@@ -1,6 +1,17 @@
 // Search: a combobox over all tokens. #17 is token 17, before tokens with that text; exact matches, beginnings, anything.
+// A leading space may be written as itself, as the middle dot that shows it, as _, or as tokenizers mark it.
 
 const FOUND = 60;
+const LEADING_SPACE = /^(?:\u00b7+|_+|\u0120+|\u2581+)/;
+
+// The texts that may be meant, the likeliest first: what was written, but a middle dot is a space before it is itself.
+function readings(wanted) {
+  const plain = wanted.replaceAll(ESCAPED_SPACE, SPACE), found = [plain];
+  const spaced = wanted.replace(LEADING_SPACE, (run) => " ".repeat(run.length)).replaceAll(SPACE, " ").replaceAll(ESCAPED_SPACE, SPACE);
+  if (wanted.startsWith(SPACE)) found.unshift(spaced); else found.push(spaced);
+  if (/^(['"]).+\1$/.test(wanted)) found.push(wanted.slice(1, -1));
+  return [...new Set(found)];
+}
 
 function searchBox(texts, { onPick, name }) {
   const folded = texts.map((text) => text.toLowerCase());
@@ -14,16 +25,17 @@ function searchBox(texts, { onPick, name }) {
   function matches(wanted) {
     const byId = /^#(\d+)$/.exec(wanted);
     const numbered = byId && Number(byId[1]) < texts.length ? [Number(byId[1])] : [];
-    const needle = wanted.toLowerCase(), trimmed = needle.trim(), ranks = [numbered, [], [], [], []];
-    if (!needle) return [];
+    if (!wanted) return [];
+    const meant = readings(wanted), exact = meant.map((reading) => []), ranks = [[], [], []];
+    const needles = [...new Set(meant.map((reading) => reading.toLowerCase().trim() || reading.toLowerCase()))];
     for (let token = 0; token < folded.length; token++) {
-      const text = folded[token];
-      if (!text.includes(trimmed || needle) || token === numbered[0]) continue;
-      const bare = text.trim();
-      const rank = texts[token] === wanted ? 1 : bare === trimmed ? 2 : bare.startsWith(trimmed) ? 3 : 4;
-      if (ranks[rank].length < FOUND) ranks[rank].push(token);
+      if (token === numbered[0] || !needles.some((needle) => folded[token].includes(needle))) continue;
+      const reading = meant.indexOf(texts[token]), bare = folded[token].trim();
+      const place = needles.includes(bare) ? 0 : needles.some((needle) => bare.startsWith(needle)) ? 1 : 2;
+      const rank = reading >= 0 ? exact[reading] : ranks[place];
+      if (rank.length < FOUND) rank.push(token);
     }
-    return ranks.flat().slice(0, FOUND);
+    return [numbered, ...exact, ...ranks].flat().slice(0, FOUND);
   }
 
   function close() { list.hidden = true; input.setAttribute("aria-expanded", "false"); input.removeAttribute("aria-activedescendant"); active = -1; }

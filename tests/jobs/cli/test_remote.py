@@ -43,7 +43,7 @@ def test_a_cluster_runs_the_same_job_from_the_code_that_was_sent(
     code, printed, error = head.submit("full-vocab", tmp_path / "there", "--shards", "4", "--top-k", "7")
     assert code == 0, error
     assert "4/4 shards" in printed
-    assert "_red" in printed
+    assert "·red" in printed
     assert "Running entrypoint" not in printed
     assert re.fullmatch(rf"job qkatlas-full-vocab-\w+ is with {head.address} \(package of \d\.\d MB\)\n", error)
     assert not Path(head.user["QKATLAS_CACHE"]).exists()  # the model is opened by the cluster alone

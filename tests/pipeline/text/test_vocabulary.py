@@ -56,13 +56,44 @@ def test_padding_rows_have_no_spelling_and_foreign_tokenizers_are_refused(plante
     assert padded.sha256() != Vocabulary.open(planted_tiny, 1024).sha256()
     with pytest.raises(ValueError, match="token id 1022, but the model has 1000"):
         Vocabulary.open(planted_tiny, 1000)
-    (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(ValueError, match="cannot be read"):
-        Vocabulary.open(tmp_path, 1024)
-    word_level = {"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(word_level))
-    with pytest.raises(ValueError, match="not byte-level"):
-        Vocabulary.open(tmp_path, 1024)
+
+
+def test_a_token_is_found_by_every_spelling_of_its_space(planted_tiny: Path) -> None:
+    vocabulary = Vocabulary.open(planted_tiny, 1024)
+    spaced, bare = vocabulary.find(" red"), vocabulary.find("red")
+    assert spaced is not None
+    assert vocabulary.shown(spaced) == "·red"
+    for name in (" red", "_red", "·red", "Ġred", "▁red", "' red'", f"#{spaced}"):
+        assert vocabulary.look_up(name) == spaced
+        assert vocabulary.find_word(name) == spaced
+    assert vocabulary.look_up("red") == bare
+    assert vocabulary.find_word("red") == spaced
+    assert vocabulary.look_up("#1024") is None
+    assert vocabulary.look_up("_no such token") is None
+    for token_id in vocabulary.ordinary():
+        named = vocabulary.look_up(vocabulary.shown(token_id))
+        assert named is not None
+        assert vocabulary.shown(named) == vocabulary.shown(token_id) or vocabulary.text(named).startswith("#")
+
+
+def test_tokens_that_begin_with_a_mark_stay_apart_from_those_with_a_space() -> None:
+    texts = (" red", "_red", "·red", " ·red", "  red", "__red", "·", " ", "Ġred", "#2", "'a'", "a", "_x", " y")
+    vocabulary = Vocabulary(tuple(text.encode() for text in texts), (False,) * len(texts), True)
+    shown = [vocabulary.shown(token_id) for token_id in range(len(texts))]
+    assert len(set(shown)) == len(texts)
+    assert shown[:4] == ["·red", "_red", r"\u00b7red", r"·\u00b7red"]
+    for token_id, text in enumerate(texts):
+        if text[0] not in "·#":  # what is written so is a space or an id first
+            assert vocabulary.look_up(text) == token_id
+        if text != "#2":
+            assert vocabulary.look_up(shown[token_id]) == token_id
+    assert vocabulary.look_up("#2") == 2
+    assert vocabulary.look_up("·red") == 0
+    assert vocabulary.look_up("__red") == 5
+    assert vocabulary.look_up("··red") == 4
+    assert vocabulary.look_up("_y") == 13
+    assert vocabulary.find_word("x") is None
+    assert Vocabulary((b"a", b" b"), (False, False), True).find_word("a") == 0
 
 
 @given(st.binary(max_size=12) | st.text(max_size=8).map(lambda text: text.encode("utf-8", "replace")))
