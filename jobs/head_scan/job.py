@@ -36,7 +36,8 @@ from qkatlas.pipeline.circuit.states import TokenStates, normalise
 from qkatlas.pipeline.circuit.summary import self_summary, spectrum_summary
 from qkatlas.pipeline.models.forward import forget_models
 from qkatlas.pipeline.models.head import Head
-from qkatlas.pipeline.scoring.engine import PreparedKeys, score_rows
+from qkatlas.pipeline.scoring.engine import score_rows
+from qkatlas.pipeline.scoring.rows import PreparedKeys
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,8 +34,9 @@ from qkatlas.pipeline.circuit.spectrum import second_moment
 from qkatlas.pipeline.circuit.states import normalise
 from qkatlas.pipeline.circuit.steering import Point, SteerableHead
 from qkatlas.pipeline.models.head import Head
-from qkatlas.pipeline.scoring.engine import PreparedKeys, RowScores, score_rows
+from qkatlas.pipeline.scoring.engine import score_rows
 from qkatlas.pipeline.scoring.exact import canonical_dots
+from qkatlas.pipeline.scoring.rows import PreparedKeys, RowScores
 from qkatlas.pipeline.text.prompts import CategoryPrompts
 from qkatlas.pipeline.text.word_tokens import TokenCategory, token_categories
 

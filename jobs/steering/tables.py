@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from qkatlas.outputs.schemas import steering as schemas
 from qkatlas.pipeline.circuit.steering import Point
-from qkatlas.pipeline.scoring.engine import RowScores
+from qkatlas.pipeline.scoring.rows import RowScores
 from qkatlas.pipeline.text.word_tokens import TokenCategory
 
 

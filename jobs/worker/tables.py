@@ -14,7 +14,7 @@ from qkatlas.jobs.loop.table import Table
 from qkatlas.outputs.schemas import head_scan as schemas_heads
 from qkatlas.outputs.schemas import scores as schemas
 from qkatlas.pipeline.models.head import Head
-from qkatlas.pipeline.scoring.engine import RowScores
+from qkatlas.pipeline.scoring.rows import RowScores
 
 _OF_HEAD = "{name}/layer={{layer}}/head={{head}}/part-{{part:05d}}.parquet"
 

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qkatlas.pipeline.models.blocks import for_blocks
-from qkatlas.pipeline.scoring.engine import PreparedKeys, score_rows
+from qkatlas.pipeline.scoring.engine import score_rows
+from qkatlas.pipeline.scoring.rows import PreparedKeys
 
 KIN = 16
 """Kin of a token, or all other tokens of a smaller vocabulary."""

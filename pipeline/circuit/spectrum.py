@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float32, Float64
 
 from qkatlas.pipeline.models.head import Head
-from qkatlas.pipeline.scoring.cpu import single_threaded_torch
+from qkatlas.pipeline.threads import single_threaded_torch
 
 NULL_DRAWS = 32
 """Random heads that a head is compared with."""

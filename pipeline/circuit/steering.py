@@ -28,7 +28,7 @@ from qkatlas.pipeline.circuit.kinds import EIGENVALUES, MOVES, SKEW
 from qkatlas.pipeline.circuit.projection import HeadWeights
 from qkatlas.pipeline.circuit.spectrum import ZERO_SHARE, Spectrum, head_spectrum
 from qkatlas.pipeline.models.head import Head
-from qkatlas.pipeline.scoring.cpu import single_threaded_torch
+from qkatlas.pipeline.threads import single_threaded_torch
 
 Float64Array = npt.NDArray[np.float64]
 

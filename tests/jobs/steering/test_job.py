@@ -30,7 +30,7 @@ from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.schemas import steering as schemas_steering
 from qkatlas.pipeline.circuit.kin import nearest, unit_states
 from qkatlas.pipeline.circuit.states import TokenStates
-from qkatlas.pipeline.scoring.engine import PreparedKeys
+from qkatlas.pipeline.scoring.rows import PreparedKeys
 
 GRID: dict[str, Any] = {
     "alphas": (1.0, 0.0),

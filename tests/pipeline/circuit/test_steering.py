@@ -17,7 +17,8 @@ from qkatlas.pipeline.circuit.states import TokenStates
 from qkatlas.pipeline.circuit.steering import Point, SteerableHead, folded
 from qkatlas.pipeline.models.checkpoint import Checkpoint
 from qkatlas.pipeline.models.head import Head
-from qkatlas.pipeline.scoring.engine import PreparedKeys, score_rows
+from qkatlas.pipeline.scoring.engine import score_rows
+from qkatlas.pipeline.scoring.rows import PreparedKeys
 
 HEAD = Head(1, 5)
 
