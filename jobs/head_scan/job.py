@@ -38,6 +38,7 @@ from qkatlas.pipeline.models.forward import forget_models
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.scoring.engine import score_rows
 from qkatlas.pipeline.scoring.rows import PreparedKeys
+from qkatlas.pipeline.text import streams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,8 +300,7 @@ def _scan_head(
     scores = score_rows(inputs.queries_VH, keys, row_ids_R=token_ids_V, k=k, scale=inputs.scale, threads=grant.cpus)
     kin_score_V = kin_scores(inputs.queries_VH, inputs.keys_VH, layer.kin_ids_VN, inputs.scale)
     self_z_V = row_z(scores.self_score_R.astype(np.float64), scores)
-    # A child of the head's seed, whose own stream draws the null.
-    bootstrap = np.random.SeedSequence([seed, *place], spawn_key=(1,))
+    bootstrap = streams.TOKENS.sequence(seed, *place)
     own = head_spectrum(*factors)
     null = compare_with_null(own, layer.moment_DD, Head(*place), seed=seed)
     summary = {

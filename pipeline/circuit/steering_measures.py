@@ -15,6 +15,7 @@ from scipy.stats import rankdata
 
 from qkatlas.pipeline.circuit.projection import HeadInputs
 from qkatlas.pipeline.models.blocks import for_blocks
+from qkatlas.pipeline.text import streams
 from qkatlas.pipeline.text.word_tokens import TokenCategory
 
 Int32Array = npt.NDArray[np.int32]
@@ -34,7 +35,7 @@ def sample_rows(vocab_size: int, count: int, seed: int) -> Int32Array:
     Returns:
         int32 [R].
     """
-    rng = np.random.default_rng(np.random.SeedSequence([seed, vocab_size]))
+    rng = streams.SPEARMAN_ROWS.generator(seed, vocab_size)
     return np.sort(rng.choice(vocab_size, min(count, vocab_size), replace=False)).astype(np.int32)
 
 

@@ -28,6 +28,7 @@ from qkatlas.pipeline.scoring.cpu_moments import row_moments
 from qkatlas.pipeline.scoring.cpu_vectors import CHUNK
 from qkatlas.pipeline.scoring.exact import Float32Array
 from qkatlas.pipeline.scoring.rows import PreparedKeys, RowScores
+from qkatlas.pipeline.text import streams
 from qkatlas.pipeline.threads import single_threaded_torch
 
 ROW_TILE = 512
@@ -63,7 +64,7 @@ class PackedKeys:
         self._keys_VH = keys.keys_VH
         count, self._width = keys.keys_VH.shape
         # In a random order every tile is a fair sample of the vocabulary, so thresholds can be learnt from the first.
-        self.ids_V = np.random.default_rng(0).permutation(count).astype(np.int32)
+        self.ids_V = streams.KEY_ORDER.generator(0).permutation(count).astype(np.int32)
         self.tiles = tile_bounds(count, tiling.keys)
         self.scale = key_scale(keys.keys_VH, keys.moments.mean_H.numpy())
         self._packed: list[torch.Tensor] | None = None

@@ -18,7 +18,6 @@ from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.models.weights import ModelWeights
 from qkatlas.pipeline.passes.ablation import Measured, Measurement, measure_ablated, measure_clean
 from qkatlas.pipeline.passes.components import (
-from qkatlas.pipeline.passes.kinds import KINDS
     CLEAN,
     EMBED,
     HEAD,
@@ -28,6 +27,7 @@ from qkatlas.pipeline.passes.kinds import KINDS
     of_layer,
     reached,
 )
+from qkatlas.pipeline.passes.kinds import KINDS
 from qkatlas.pipeline.text.categories import Categories, read_categories
 from qkatlas.pipeline.text.passages import Passages
 from qkatlas.pipeline.text.prompts import CategoryPrompts
