@@ -33,6 +33,7 @@ from qkatlas.pipeline.circuit.projection import HeadInputs, HeadWeights, head_in
 from qkatlas.pipeline.circuit.spectrum import second_moment
 from qkatlas.pipeline.circuit.states import normalise
 from qkatlas.pipeline.circuit.steering import Point, SteerableHead
+from qkatlas.pipeline.circuit.summary import mean, rank_summary, std
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.scoring.engine import score_rows
 from qkatlas.pipeline.scoring.exact import canonical_dots
@@ -332,14 +333,14 @@ def _score_point(
     precision = measures.category_precision(scores.key_ids_RK, grid.categories)
     summary = {
         "dose": dose,
-        **measures.rank_summary(scores.self_rank_R),
-        "self_z_mean": measures.mean(self_z_V),
-        "kin_z_mean": measures.mean(kin_z_V),
+        **rank_summary(scores.self_rank_R, tops=(1, 10, 128, 1024)),
+        "self_z_mean": mean(self_z_V),
+        "kin_z_mean": mean(kin_z_V),
         "overlap_at_k": float(overlap_V.mean()),
-        "spearman": measures.mean(correlation_R),
-        "spearman_std": measures.std(correlation_R),
+        "spearman": mean(correlation_R),
+        "spearman_std": std(correlation_R),
         "spearman_rows": len(correlation_R),
-        "category_precision_at_k": measures.mean(precision),
+        "category_precision_at_k": mean(precision),
         "category_tokens": len(precision),
     }
     table = steered_table(scores, self_z_V, kin_z_V, overlap_V)

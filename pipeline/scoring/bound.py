@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from qkatlas.pipeline.scoring.exact import Float32Array, Float64Array
+from qkatlas.pipeline.scoring.exact import Float32Array, Float64Array, powers_of_two_above
 
 _BLOCK_KEYS = 4096
 
@@ -98,12 +98,12 @@ def frame_rows(queries_RH: torch.Tensor, own_dot_R: torch.Tensor, mean_R: torch.
         own_dot_R: float64 canonical dot product with the row's own key.
         mean_R: float64 q.mean, as `exact.row_moments` gives it.
         scale: the keys' scale.
+
+    Returns:
+        The scaled queries and their bounds, on the queries' device.
     """
     queries = queries_RH.to(torch.float64)
-    largest_R = queries.abs().amax(dim=1)
-    # Clearing a float64's fraction bits leaves the power of two at or below it, on any device.
-    power_R = (largest_R.view(torch.int64) & 0x7FF0000000000000).view(torch.float64)
-    power_R = torch.where(largest_R > 0, 2 * power_R, torch.ones_like(power_R))
+    power_R = powers_of_two_above(queries.abs().amax(dim=1))
     scaled = queries / power_R[:, None]
     norm_R = (scaled * scaled).sum(dim=1).sqrt() * (1 + 1e-6)
     width = queries.shape[1]

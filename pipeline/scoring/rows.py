@@ -120,6 +120,21 @@ class PreparedKeys:
         return min(max(k, 2), self.vocabulary_size)
 
 
+def not_own(key_ids_RK: npt.NDArray[np.int32], row_ids_R: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.bool_]:
+    """Which of the best keys are others than the row's own, K - 1 in every row.
+
+    Args:
+        key_ids_RK: int32 [R, K], ids of each row's best keys, best first.
+        row_ids_R: id of each row's own key.
+
+    Returns:
+        bool [R, K]; in a row whose own key is not among its best the last entry is left out instead.
+    """
+    other_RK: npt.NDArray[np.bool_] = key_ids_RK != row_ids_R[:, None]
+    other_RK[other_RK.all(axis=1), -1] = False
+    return other_RK
+
+
 def checked_matrix(matrix: Float32Array, name: str) -> Float32Array:
     """Return the matrix in contiguous rows.
 
