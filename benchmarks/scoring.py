@@ -31,7 +31,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from qkatlas.pipeline.scoring.engine import PreparedKeys, RowScores, score_rows
+from qkatlas.pipeline.scoring.engine import score_rows
+from qkatlas.pipeline.scoring.rows import PreparedKeys, RowScores
 
 Matrix: TypeAlias = npt.NDArray[np.float32]
 

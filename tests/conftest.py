@@ -110,35 +110,6 @@ def planted_truth(planted_tiny: Path) -> dict:
 @pytest.fixture(scope="session")
 def reference_scores() -> Callable[..., np.ndarray]:
     """Scores of a head over the vocabulary in NumPy float64, from the raw safetensors: [V, V]."""
+    from reference import vocabulary_scores
 
-    def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
-        centred = x - x.mean(-1, keepdims=True)
-        return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * weight + bias
-
-    def scores(folder: Path, layer: int, head: int, form: str = "attention") -> np.ndarray:
-        from safetensors.numpy import load_file
-
-        config = json.loads((folder / "config.json").read_text())
-        stored = load_file(folder / "model.safetensors")
-        w = {name.removeprefix("transformer."): value.astype(np.float64) for name, value in stored.items()}
-        eps, d_model, n_head = config["layer_norm_epsilon"], config["n_embd"], config["n_head"]
-        d_head = d_model // n_head
-        x = w["wte.weight"]
-        for below in range(layer):
-            h = f"h.{below}."
-            inner = layer_norm(x, w[h + "ln_2.weight"], w[h + "ln_2.bias"], eps) @ w[h + "mlp.c_fc.weight"]
-            inner += w[h + "mlp.c_fc.bias"]
-            gelu = 0.5 * inner * (1 + np.tanh(np.sqrt(2 / np.pi) * (inner + 0.044715 * inner**3)))
-            x = x + gelu @ w[h + "mlp.c_proj.weight"] + w[h + "mlp.c_proj.bias"]
-        h = f"h.{layer}."
-        columns = slice(head * d_head, (head + 1) * d_head)
-        w_q, w_k = (part[:, columns] for part in np.split(w[h + "attn.c_attn.weight"], 3, axis=1)[:2])
-        b_q, b_k = (part[columns] for part in np.split(w[h + "attn.c_attn.bias"], 3)[:2])
-        if form == "bilinear":
-            normed = layer_norm(x, np.ones(d_model), np.zeros(d_model), eps)
-            gain = w[h + "ln_1.weight"][:, None]
-            return normed @ (gain * w_q) @ (gain * w_k).T @ normed.T
-        normed = layer_norm(x, w[h + "ln_1.weight"], w[h + "ln_1.bias"], eps)
-        return (normed @ w_q + b_q) @ (normed @ w_k + b_k).T / np.sqrt(d_head)
-
-    return scores
+    return vocabulary_scores

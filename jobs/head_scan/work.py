@@ -17,7 +17,9 @@ from qkatlas.pipeline.circuit.spectrum import compare_with_null, head_spectrum
 from qkatlas.pipeline.circuit.summary import self_summary, spectrum_summary
 from qkatlas.pipeline.models.forward import forget_models
 from qkatlas.pipeline.models.head import Head
-from qkatlas.pipeline.scoring.engine import PreparedKeys, score_rows
+from qkatlas.pipeline.scoring.engine import score_rows
+from qkatlas.pipeline.scoring.rows import PreparedKeys
+from qkatlas.pipeline.text import streams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ def scan_head(grant: Grant, shard: Shard, layer: LayerInputs, task: HeadTask) ->
     kin_score_V = kin_scores(inputs.queries_VH, inputs.keys_VH, layer.kin_ids_VN, inputs.scale)
     self_z_V = row_z(scores.self_score_R.astype(np.float64), scores)
     # A child of the head's seed, whose own stream draws the null.
-    bootstrap = np.random.SeedSequence([task.seed, task.head.layer, task.head.index], spawn_key=(1,))
+    bootstrap = streams.TOKENS.sequence(task.seed, task.head.layer, task.head.index)
     own = head_spectrum(*task.factors)
     null = compare_with_null(own, layer.moment_DD, task.head, seed=task.seed)
     tables = {"topk": topk_table(token_ids_V, scores), "self": self_table(token_ids_V, scores, kin_score_V)}

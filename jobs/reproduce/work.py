@@ -19,7 +19,8 @@ from qkatlas.pipeline.graph.neighbours import neighbour_graph
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.models.weights import ModelWeights
 from qkatlas.pipeline.passes.prompt_measures import measure_masked_attention
-from qkatlas.pipeline.scoring.engine import PreparedKeys, score_rows
+from qkatlas.pipeline.scoring.engine import score_rows
+from qkatlas.pipeline.scoring.rows import PreparedKeys
 from qkatlas.pipeline.text.prompts import CategoryPrompts
 
 RESTARTS = 10

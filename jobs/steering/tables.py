@@ -13,7 +13,7 @@ from qkatlas.jobs.loop.table import Table
 from qkatlas.jobs.worker.tables import KIN, SELF_WITH_KIN, TOKENS, TOPK
 from qkatlas.outputs.schemas import steering as schemas
 from qkatlas.pipeline.circuit.point import Point
-from qkatlas.pipeline.scoring.engine import RowScores
+from qkatlas.pipeline.scoring.rows import RowScores
 from qkatlas.pipeline.text.word_tokens import TokenCategory
 
 _IN_MODEL = "--in-model"

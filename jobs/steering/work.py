@@ -25,8 +25,9 @@ from qkatlas.pipeline.models.forward import Forward, for_batches, prompt_batches
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.models.weights import ModelWeights
 from qkatlas.pipeline.passes.steering import InModel, run_steered
-from qkatlas.pipeline.scoring.engine import PreparedKeys, RowScores, score_rows
+from qkatlas.pipeline.scoring.engine import score_rows
 from qkatlas.pipeline.scoring.exact import canonical_dots
+from qkatlas.pipeline.scoring.rows import PreparedKeys, RowScores
 from qkatlas.pipeline.text.prompts import CategoryPrompts
 from qkatlas.pipeline.text.word_tokens import TokenCategory
 

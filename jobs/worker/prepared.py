@@ -8,7 +8,7 @@ import numpy as np
 
 from qkatlas.jobs.loop.digest import digest_of
 from qkatlas.pipeline.circuit.projection import HeadInputs
-from qkatlas.pipeline.scoring.engine import PreparedKeys
+from qkatlas.pipeline.scoring.rows import PreparedKeys
 
 _last: tuple[tuple[str, str], PreparedKeys] | None = None
 

@@ -16,7 +16,7 @@ from qkatlas.outputs.schemas import head_scan as schemas_heads
 from qkatlas.outputs.schemas import prompts as schemas_prompts
 from qkatlas.outputs.schemas import scores as schemas
 from qkatlas.pipeline.models.head import Head
-from qkatlas.pipeline.scoring.engine import RowScores
+from qkatlas.pipeline.scoring.rows import RowScores
 
 _OF_HEAD = "{name}/layer={{layer}}/head={{head}}/part-{{part:05d}}.parquet"
 

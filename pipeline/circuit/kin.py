@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qkatlas.pipeline.models.blocks import for_blocks
-from qkatlas.pipeline.scoring.engine import PreparedKeys, score_rows
+from qkatlas.pipeline.scoring.engine import score_rows
+from qkatlas.pipeline.scoring.rows import PreparedKeys, not_own
 
 KIN = 16
 """Kin of a token, or all other tokens of a smaller vocabulary."""
@@ -55,9 +56,7 @@ def nearest(unit: PreparedKeys, rows: slice, *, threads: int) -> tuple[npt.NDArr
     own_R = np.arange(rows.start, rows.stop)
     count = min(KIN, unit.vocabulary_size - 1)
     found = score_rows(unit.keys_VH[rows], unit, row_ids_R=own_R, k=count + 1, threads=threads)
-    other_RK = found.key_ids_RK != own_R[:, None]
-    # Where exact duplicates of the token crowd it out of its own list, the last entry goes instead.
-    other_RK[other_RK.all(axis=1), -1] = False
+    other_RK = not_own(found.key_ids_RK, own_R)  # exact duplicates of a token may crowd it out of its own list
     shape = len(own_R), count
     return found.key_ids_RK[other_RK].reshape(shape), found.scores_RK[other_RK].reshape(shape)
 

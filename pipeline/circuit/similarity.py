@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from qkatlas.pipeline.circuit.projection import HeadInputs
-from qkatlas.pipeline.circuit.similarity_kernels import accumulate
+from qkatlas.pipeline.circuit.similarity_kernels import TileSums, accumulate
 from qkatlas.pipeline.models.blocks import for_blocks
 from qkatlas.pipeline.scoring.exact import canonical_dots
 
@@ -144,9 +144,14 @@ def pair_sums(
             tile = slice(start, start + _KEYS)
             cosines_RN, dots_RN = unit_RD @ unit[tile].T, queries_RH @ keys[tile].T
             accumulate(
-                cosines_RN.numpy(), dots_RN.numpy(), inputs.scale, own_R, scores.low, scores.step,
-                block_CB, sums[number], squares[number],
-            )  # fmt: skip
+                cosines_RN.numpy(),
+                dots_RN.numpy(),
+                own_R,
+                TileSums(block_CB, sums[number], squares[number]),
+                scale=inputs.scale,
+                low=scores.low,
+                step=scores.step,
+            )
         with lock:  # whole numbers: the order of the blocks does not matter
             np.add(counts_CB, block_CB, out=counts_CB)
 

@@ -5,36 +5,42 @@ Shapes: R rows of a tile, N its keys, C cosine bins, B score bins.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
-from qkatlas.pipeline.scoring.cpu_kernels import compiled
+import numpy as np
+import numpy.typing as npt
+
+from qkatlas.pipeline.scoring.cpu_compile import compiled
+
+
+class TileSums(NamedTuple):
+    """What is added to.
+
+    Attributes:
+        counts_CB: int32, pairs by cosine bin and score bin.
+        sums_C: float64 sums of score minus self score, in the order of the pairs.
+        squares_C: float64 sums of its square, likewise.
+    """
+
+    counts_CB: npt.NDArray[np.int32]
+    sums_C: npt.NDArray[np.float64]
+    squares_C: npt.NDArray[np.float64]
 
 
 @compiled
-def accumulate(
-    cosines_RN: Any,
-    dots_RN: Any,
-    scale: Any,
-    own_R: Any,
-    low: Any,
-    step: Any,
-    counts_CB: Any,
-    sums_C: Any,
-    squares_C: Any,
-) -> None:
+def accumulate(cosines_RN, dots_RN, own_R, sums, scale, low, step):  # type: ignore[no-untyped-def]
     """Add a tile of pairs to a 2-D histogram and to each cosine bin's sums.
 
     Args:
         cosines_RN: float32, cosine of each pair; those past -1 or 1 by rounding go to the end bins.
         dots_RN: float32, dot product of each pair's query and key.
-        scale: factor from dot product to score.
         own_R: float64, the rows' self scores.
+        sums: `TileSums`, added to.
+        scale: factor from dot product to score.
         low: lower edge of the first score bin.
         step: width of a score bin.
-        counts_CB: int32, added to.
-        sums_C: float64 sums of score minus self score, added to in the order of the pairs.
-        squares_C: float64 sums of its square, likewise.
     """
+    counts_CB, sums_C, squares_C = sums.counts_CB, sums.sums_C, sums.squares_C
     cosine_bins, score_bins = counts_CB.shape
     for row in range(dots_RN.shape[0]):
         own = own_R[row]

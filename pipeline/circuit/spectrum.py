@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float32, Float64
 
 from qkatlas.pipeline.models.head import Head
-from qkatlas.pipeline.scoring.cpu import single_threaded_torch
+from qkatlas.pipeline.text import streams
+from qkatlas.pipeline.threads import single_threaded_torch
 
 NULL_DRAWS = 32
 """Random heads that a head is compared with."""
@@ -224,7 +225,7 @@ def compare_with_null(
         raise ValueError(f"{draws} null draws have no spread; choose 2 or more")
     d_model, d_head = len(second_moment_DD), len(spectrum.singular_values_H)
     assert d_head <= d_model, (d_head, d_model)
-    rng = np.random.default_rng(np.random.SeedSequence((seed, head.layer, head.index)))
+    rng = streams.NULL_HEADS.generator(seed, head.layer, head.index)
     figures = np.empty((draws, 3))
     with single_threaded_torch():
         moment_DD = _float64(second_moment_DD)

@@ -20,7 +20,8 @@ from qkatlas.pipeline.models.blocks import for_blocks
 from qkatlas.pipeline.models.forward import Forward, Hook, for_batches, prompt_batches
 from qkatlas.pipeline.models.layers import attention_after_bos, attention_at_bos, mlp
 from qkatlas.pipeline.models.weights import ModelWeights, Weights
-from qkatlas.pipeline.text.prompts import REFERENCE, random_tokens
+from qkatlas.pipeline.text import streams
+from qkatlas.pipeline.text.prompts import random_tokens
 
 REFERENCE_PROMPTS, REFERENCE_LENGTH = 32, 64
 """The fixed set of prompts behind the states `mean`; shorter ones where the model or its vocabulary is smaller."""
@@ -134,7 +135,7 @@ def attention_means(
     length = min(REFERENCE_LENGTH, architecture.n_ctx - 1, len(ordinary))
     if length < 1:
         raise ValueError("--states mean needs prompts, and the model has no room or no token for one; use --states mlp")
-    seed = np.random.SeedSequence(0, spawn_key=(REFERENCE,))
+    seed = streams.REFERENCE_PROMPTS.sequence(0)
     tokens_PT = random_tokens(np.asarray(ordinary), bos=bos, count=REFERENCE_PROMPTS, length=length, seed=seed)
 
     def sums(model: Forward, batch_PT: np.ndarray) -> np.ndarray:

@@ -28,7 +28,8 @@ from qkatlas.pipeline.circuit.point import Point
 from qkatlas.pipeline.circuit.projection import HeadWeights
 from qkatlas.pipeline.circuit.spectrum import ZERO_SHARE, Spectrum, head_spectrum
 from qkatlas.pipeline.models.head import Head
-from qkatlas.pipeline.scoring.cpu import single_threaded_torch
+from qkatlas.pipeline.text import streams
+from qkatlas.pipeline.threads import single_threaded_torch
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -134,7 +135,7 @@ class SteerableHead:
         """
         values_E = self._spectrum.eigenvalues_2H
         target = float(np.abs(values_E[self._chosen_E & (values_E < 0)]).sum())
-        rng = np.random.default_rng(np.random.SeedSequence([self._seed, self._head.layer, self._head.index, draw]))
+        rng = streams.CONTROLS.generator(self._seed, self._head.layer, self._head.index, draw)
         first_sign = float(rng.choice([-1.0, 1.0]))
         change_E = np.zeros_like(values_E)
         taken = net = 0.0

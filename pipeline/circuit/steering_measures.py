@@ -1,4 +1,4 @@
-"""What a steered head keeps and what it loses: overlap, rank correlation, category precision, self ranks.
+"""What a steered head keeps and what it loses: overlap, rank correlation, category precision.
 
 Shapes: V vocabulary, K top-k, R sampled rows, W width of queries and keys.
 """
@@ -6,7 +6,6 @@ Shapes: V vocabulary, K top-k, R sampled rows, W width of queries and keys.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,8 @@ from scipy.stats import rankdata
 
 from qkatlas.pipeline.circuit.projection import HeadInputs
 from qkatlas.pipeline.models.blocks import for_blocks
+from qkatlas.pipeline.scoring.rows import not_own
+from qkatlas.pipeline.text import streams
 from qkatlas.pipeline.text.word_tokens import TokenCategory
 
 Int32Array = npt.NDArray[np.int32]
@@ -34,7 +35,7 @@ def sample_rows(vocab_size: int, count: int, seed: int) -> Int32Array:
     Returns:
         int32 [R].
     """
-    rng = np.random.default_rng(np.random.SeedSequence([seed, vocab_size]))
+    rng = streams.SPEARMAN_ROWS.generator(seed, vocab_size)
     return np.sort(rng.choice(vocab_size, min(count, vocab_size), replace=False)).astype(np.int32)
 
 
@@ -106,9 +107,7 @@ def best_others(key_ids_VK: Int32Array, token_ids_R: Int32Array) -> Int32Array:
         int32 [R, K - 1].
     """
     key_ids_RK = key_ids_VK[token_ids_R]
-    other_RK = key_ids_RK != token_ids_R[:, None]
-    other_RK[other_RK.all(axis=1), -1] = False
-    others_RK: Int32Array = key_ids_RK[other_RK].reshape(len(token_ids_R), -1)
+    others_RK: Int32Array = key_ids_RK[not_own(key_ids_RK, token_ids_R)].reshape(len(token_ids_R), -1)
     return others_RK
 
 
@@ -126,34 +125,3 @@ def category_precision(key_ids_VK: Int32Array, categories: Sequence[TokenCategor
         np.isin(best_others(key_ids_VK, category.token_ids), category.token_ids).mean(axis=1) for category in categories
     ]
     return np.concatenate([np.empty(0), *shares])
-
-
-def rank_summary(self_rank_V: Int32Array) -> dict[str, float]:
-    """Where tokens stand in their own rows.
-
-    Args:
-        self_rank_V: int32 [V], 1 + number of keys with a higher score than the token itself.
-
-    Returns:
-        Column name -> value.
-    """
-    rank_V = self_rank_V.astype(np.float64)
-    shares = {f"self_top{n}_share": float((rank_V <= n).mean()) for n in (1, 10, 128, 1024)}
-    return {
-        "self_rank_mean": float(rank_V.mean()),
-        "self_rank_median": float(np.median(rank_V)),
-        "self_mrr": float((1 / rank_V).mean()),
-        **shares,
-    }
-
-
-def mean(values: Float64Array) -> Any:
-    """Mean of the defined values; None where there are none."""
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else None
-
-
-def std(values: Float64Array) -> Any:
-    """Population standard deviation of the defined values; None where there are none."""
-    defined = values[~np.isnan(values)]
-    return float(defined.std()) if len(defined) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,20 +34,33 @@ def self_summary(
     index_V = kin_z_V - self_z_V
     index_V = index_V[~np.isnan(index_V)]
     low, high = mean_interval(index_V, seed)
+    return {
+        **rank_summary(self_rank_V, tops=(1, 10, 1024)),
+        "self_z_mean": mean(self_z_V),
+        "kin_z_mean": mean(kin_z_V),
+        "suppression_index_mean": mean(index_V),
+        "suppression_index_low": low,
+        "suppression_index_high": high,
+        "suppression_index_positive_share": mean((index_V > 0).astype(np.float64)),
+    }
+
+
+def rank_summary(self_rank_V: npt.NDArray[np.int32], *, tops: Sequence[int]) -> dict[str, float]:
+    """Where tokens stand in their own rows.
+
+    Args:
+        self_rank_V: int32 [V], 1 + number of keys with a higher score than the token itself.
+        tops: ranks up to which tokens are counted.
+
+    Returns:
+        Column name -> value.
+    """
     rank_V = self_rank_V.astype(np.float64)
     return {
         "self_rank_mean": float(rank_V.mean()),
         "self_rank_median": float(np.median(rank_V)),
-        "self_top1_share": float((rank_V <= 1).mean()),
-        "self_top10_share": float((rank_V <= 10).mean()),
-        "self_top1024_share": float((rank_V <= 1024).mean()),
+        **{f"self_top{top}_share": float((rank_V <= top).mean()) for top in tops},
         "self_mrr": float((1 / rank_V).mean()),
-        "self_z_mean": _mean(self_z_V),
-        "kin_z_mean": _mean(kin_z_V),
-        "suppression_index_mean": _mean(index_V),
-        "suppression_index_low": low,
-        "suppression_index_high": high,
-        "suppression_index_positive_share": _mean((index_V > 0).astype(np.float64)),
     }
 
 
@@ -103,6 +117,13 @@ def mean_interval(values_N: Float64Array, seed: np.random.SeedSequence) -> tuple
     return float(low), float(high)
 
 
-def _mean(values_N: Float64Array) -> float | None:
-    defined = values_N[~np.isnan(values_N)]
+def mean(values: Float64Array) -> float | None:
+    """Mean of the values that are not NaN; None where there are none."""
+    defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else None
+
+
+def std(values: Float64Array) -> float | None:
+    """Population standard deviation of the values that are not NaN; None where there are none."""
+    defined = values[~np.isnan(values)]
+    return float(defined.std()) if len(defined) else None

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from qkatlas.pipeline.graph.kinds import QUALITY
 from qkatlas.pipeline.graph.neighbours import Graph
+from qkatlas.pipeline.text import streams
 
 _QUALITY: dict[str, Any] = {
     "modularity": leidenalg.ModularityVertexPartition,
@@ -46,7 +47,7 @@ def find_communities(
     Source:
         Traag, Waltman and van Eck, From Louvain to Leiden: guaranteeing well-connected communities, 2019.
     """
-    drawn = np.random.SeedSequence([seed, restart]).generate_state(1)[0]
+    drawn = streams.RESTARTS.sequence(seed, restart).generate_state(1)[0]
     parameters = {} if resolution is None else {"resolution_parameter": resolution}
     partition = leidenalg.find_partition(
         graph.to_igraph(),

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from qkatlas.pipeline.text import streams
 from qkatlas.pipeline.text.prompts import random_tokens
 
 LONGEST_PREFIX = 4
@@ -41,8 +42,6 @@ LARGEST_BLOCK, SMALLEST_BLOCK = 32, 2 * (LONGEST_PREFIX + 1)
 
 SEQUENCES_PER_KIND = 16
 """Sequences with the whole block repeated, and as many for each length of prefix."""
-
-_BEHAVIOUR = 4  # spawn key; see qkatlas.pipeline.text.prompts
 
 IntArray = npt.NDArray[np.int64]
 
@@ -83,7 +82,7 @@ def draw_sequences(ordinary: Sequence[int], *, bos: int, block: int, seed: int) 
     Returns:
         One entry a kind.
     """
-    kinds = [np.random.SeedSequence(seed, spawn_key=(_BEHAVIOUR, kind)) for kind in range(LONGEST_PREFIX + 1)]
+    kinds = [streams.BEHAVIOUR.sequence(seed, part=kind) for kind in range(LONGEST_PREFIX + 1)]
     tokens = [
         random_tokens(np.asarray(ordinary), bos=bos, count=SEQUENCES_PER_KIND, length=2 * block, seed=kind)
         for kind in kinds

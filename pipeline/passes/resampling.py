@@ -8,9 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from qkatlas.pipeline.circuit.summary import BOOTSTRAP_DRAWS
-
-PAIRED = 6
-"""Spawn key of the resamples; see qkatlas.pipeline.text.prompts."""
+from qkatlas.pipeline.text import streams
 
 
 class PairedBootstrap:
@@ -25,7 +23,7 @@ class PairedBootstrap:
     """
 
     def __init__(self, weights_P: np.ndarray, seed: int) -> None:
-        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PAIRED,)))
+        rng = streams.PASSAGES.generator(seed)
         count = len(weights_P)
         drawn_BP = rng.integers(0, count, (BOOTSTRAP_DRAWS, count))
         times_BP = np.stack([np.bincount(drawn_P, minlength=count) for drawn_P in drawn_BP])

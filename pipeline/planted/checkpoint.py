@@ -13,6 +13,7 @@ from qkatlas.pipeline.planted.codes import build_codes, split_space
 from qkatlas.pipeline.planted.heads import SELF_SUPPRESSING, decoy_circuit, place_roles, target_circuit
 from qkatlas.pipeline.planted.layers import BlockWriter
 from qkatlas.pipeline.planted.vocabulary import PlantedVocabulary, build_vocabulary, tokenizer_files
+from qkatlas.pipeline.text import streams
 
 Float32 = NDArray[np.float32]
 
@@ -123,7 +124,7 @@ def plant(design: PlantedDesign) -> PlantedCheckpoint:
     d_head = shape.d_model // shape.n_head
     n_structured = d_head - max(2, d_head // 8)
     # One generator a part: a change to one part leaves the others as they were.
-    rngs = [np.random.default_rng([design.seed, part]) for part in range(5)]
+    rngs = [streams.PLANTED.generator(design.seed, part) for part in range(5)]
     vocabulary = build_vocabulary(size=shape.n_vocab, n_categories=shape.n_categories, rng=rngs[0])
     spaces = split_space(
         d_model=shape.d_model,

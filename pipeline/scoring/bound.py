@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from qkatlas.pipeline.scoring.exact import Float32Array, Float64Array
+from qkatlas.pipeline.scoring.exact import Float32Array, Float64Array, powers_of_two_above
 
 _BLOCK_KEYS = 4096
 
@@ -96,14 +96,14 @@ def frame_rows(queries_RH: torch.Tensor, own_dot_R: torch.Tensor, mean_R: torch.
     Args:
         queries_RH: float32, any device.
         own_dot_R: float64 canonical dot product with the row's own key.
-        mean_R: float64 q.mean, as `scoring_exact.row_moments` gives it.
+        mean_R: float64 q.mean, as `exact.row_moments` gives it.
         scale: the keys' scale.
+
+    Returns:
+        The scaled queries and their bounds, on the queries' device.
     """
     queries = queries_RH.to(torch.float64)
-    largest_R = queries.abs().amax(dim=1)
-    # Clearing a float64's fraction bits leaves the power of two at or below it, on any device.
-    power_R = (largest_R.view(torch.int64) & 0x7FF0000000000000).view(torch.float64)
-    power_R = torch.where(largest_R > 0, 2 * power_R, torch.ones_like(power_R))
+    power_R = powers_of_two_above(queries.abs().amax(dim=1))
     scaled = queries / power_R[:, None]
     norm_R = (scaled * scaled).sum(dim=1).sqrt() * (1 + 1e-6)
     width = queries.shape[1]
@@ -122,6 +122,22 @@ def frame_rows(queries_RH: torch.Tensor, own_dot_R: torch.Tensor, mean_R: torch.
 def below(scores_R: torch.Tensor, margin_R: torch.Tensor) -> torch.Tensor:
     """Return a float32 surely no greater than scores - margin: one step below the rounded difference."""
     return _next(scores_R.to(torch.float64) - margin_R, -math.inf)
+
+
+def refuse_imprecise(worst: float) -> None:
+    """Check the bound on the scores that were seen.
+
+    Args:
+        worst: largest |float32 score - canonical one|, as a multiple of its row's E.
+
+    Raises:
+        RuntimeError: it is above 1, so the product that made the scores is not one of float32 arithmetic.
+    """
+    if worst > 1:
+        raise RuntimeError(
+            f"the float32 matrix product is off by {worst:.3g} times the bound of float32 arithmetic; "
+            "switch TF32 and bfloat16 off: call torch.set_float32_matmul_precision('highest')"
+        )
 
 
 def _next(values: torch.Tensor, towards: float) -> torch.Tensor:

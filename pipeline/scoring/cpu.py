@@ -1,10 +1,10 @@
 """CPU implementation of the scoring engine: float32 tiles preselect, canonical float64 dot products decide.
 
 Each worker thread takes tiles of query rows. For every tile of keys, held in a seeded random order, it calls a float32
-matrix product into a buffer that stays in cache and makes one pass over it (`scoring_cpu_kernels`): count scores above
+matrix product into a buffer that stays in cache and makes one pass over it (`cpu_kernels`): count scores above
 the own key's, keep survivors above a running threshold. The threshold is learnt from the tiles seen so far, as each is
 a fair sample, and verified at the end; the few rows where the guess or the buffer failed are redone in float64. The
-bound that makes preselection safe is in `scoring_bound`.
+bound that makes preselection safe is in `bound`.
 
 Shapes: R rows (queries), V keys, H head dimensions, K top-k, N keys of a tile, B capacity of a row's buffer.
 """
@@ -14,24 +14,22 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from qkatlas.pipeline.scoring import cpu_kernels as kernels
-from qkatlas.pipeline.scoring import exact as scoring_exact
-from qkatlas.pipeline.scoring.bound import frame_rows, key_scale
+from qkatlas.pipeline.scoring.bound import frame_rows, key_scale, refuse_imprecise
+from qkatlas.pipeline.scoring.cpu_dots import canonical_row, make_scratch, own_dots
 from qkatlas.pipeline.scoring.cpu_moments import row_moments
-from qkatlas.pipeline.scoring.exact import Float32Array, Float64Array
-
-if TYPE_CHECKING:
-    from qkatlas.pipeline.scoring.engine import PreparedKeys, RowScores
+from qkatlas.pipeline.scoring.cpu_vectors import CHUNK
+from qkatlas.pipeline.scoring.exact import Float32Array
+from qkatlas.pipeline.scoring.rows import PreparedKeys, RowScores
+from qkatlas.pipeline.text import streams
+from qkatlas.pipeline.threads import single_threaded_torch
 
 ROW_TILE = 512
 KEY_TILE = 1024
@@ -66,7 +64,7 @@ class PackedKeys:
         self._keys_VH = keys.keys_VH
         count, self._width = keys.keys_VH.shape
         # In a random order every tile is a fair sample of the vocabulary, so thresholds can be learnt from the first.
-        self.ids_V = np.random.default_rng(0).permutation(count).astype(np.int32)
+        self.ids_V = streams.KEY_ORDER.generator(0).permutation(count).astype(np.int32)
         self.tiles = tile_bounds(count, tiling.keys)
         self.scale = key_scale(keys.keys_VH, keys.moments.mean_H.numpy())
         self._packed: list[torch.Tensor] | None = None
@@ -95,76 +93,102 @@ class PackedKeys:
 class _Worker:
     """One thread's buffers and its pass over tiles of rows."""
 
-    def __init__(self, keys: PreparedKeys, packed: PackedKeys, out: RowScores, scale: float, tiling: Tiling) -> None:
+    def __init__(
+        self, keys: PreparedKeys, packed: PackedKeys, out: RowScores, *, k: int, scale: float, tiling: Tiling
+    ) -> None:
         self._keys = keys
         self._packed = packed
         self._out = out
+        self._k = k
         self._scale = scale
-        self._tiling = tiling
-        self._kept = min(max(out.key_ids_RK.shape[1], 2), keys.vocabulary_size)
-        self._capacity = buffer_capacity(self._kept, tiling)
-        self._scores_RB = np.empty((tiling.rows, self._capacity), np.float32)
-        self._places_RB = np.empty((tiling.rows, self._capacity), np.int32)
-        self._dots_B = np.empty(self._capacity)
-        self._ids_2B = np.empty((2, self._capacity), np.int32)
-        self._scratch_P = make_scratch(keys.head_dim)
-        self._tile = torch.empty(tiling.rows * (tiling.keys + kernels.CHUNK))
+        self._kept = keys.decided(k)
+        self._kernel_keys = kernels.Keys(keys_VH=keys.keys_VH, ids_V=packed.ids_V)
+        capacity = buffer_capacity(self._kept, tiling)
+        self._scores_RB = np.empty((tiling.rows, capacity), np.float32)
+        self._places_RB = np.empty((tiling.rows, capacity), np.int32)
+        self._work = kernels.Work(
+            scratch_P=make_scratch(keys.head_dim), dots_B=np.empty(capacity), ids_2B=np.empty((2, capacity), np.int32)
+        )
+        self._tile = torch.empty(tiling.rows * (tiling.keys + CHUNK))
 
     def score(self, queries_RH: Float32Array, row_ids_R: npt.NDArray[np.int64], rows: slice) -> None:
         """Score the rows of one tile and write them to the result."""
         keys, packed, out = self._keys, self._packed, self._out
-        queries_RH, row_ids_R = queries_RH[rows], row_ids_R[rows]
-        count = len(queries_RH)
-        queries = torch.from_numpy(queries_RH)
-        mean_R, std_R = row_moments(queries_RH, keys.moments)
+        tile_RH, tile_ids_R = queries_RH[rows], row_ids_R[rows]
+        count = len(tile_RH)
+        mean_R, std_R = row_moments(tile_RH, keys.moments)
         own_dot_R = np.empty(count)
-        kernels.own_dots(queries_RH, keys.keys_VH, row_ids_R, self._scratch_P, own_dot_R)
-        frame = frame_rows(queries, torch.from_numpy(own_dot_R), torch.from_numpy(mean_R), packed.scale)
-        unit_R, margin_R = frame.unit_R.numpy(), frame.margin_R.numpy()
-        low_R, high_R = frame.low_R.numpy(), frame.high_R.numpy()
-        threshold_R = (FIRST_GUESS_Z * std_R * unit_R).astype(np.float32)
-        above_R = np.zeros(count, np.int64)
-        fill_R = np.zeros(count, np.int64)
-        undecided_R = np.zeros(count, np.bool_)
-
-        next_look = 1
-        for visited, (start, seen) in enumerate(packed.tiles, start=1):
-            tile_RN = packed.product(frame.scaled_RH, visited - 1, self._tile)
-            wanted = sample_rank(self._kept, seen, keys.vocabulary_size)
-            kernels.scan_tile(
-                tile_RN.numpy(), start, min(wanted, seen) if visited == 1 else 0, self._kept,
-                threshold_R, low_R, high_R, margin_R, above_R, fill_R, self._scores_RB, self._places_RB,
-                queries_RH, keys.keys_VH, packed.ids_V, own_dot_R, self._scratch_P,
-            )  # fmt: skip
-            if visited == next_look:
-                kernels.tighten(wanted, threshold_R, fill_R, self._scores_RB, self._places_RB)
-                next_look *= 4
+        own_dots(tile_RH, keys.keys_VH, tile_ids_R, self._work.scratch_P, own_dot_R)
+        frame = frame_rows(
+            torch.from_numpy(tile_RH), torch.from_numpy(own_dot_R), torch.from_numpy(mean_R), packed.scale
+        )
+        unit_R = frame.unit_R.numpy()
+        bounds = kernels.Bounds(
+            unit_R=unit_R,
+            offset_R=mean_R,
+            low_R=frame.low_R.numpy(),
+            high_R=frame.high_R.numpy(),
+            margin_R=frame.margin_R.numpy(),
+        )
+        survivors = kernels.Survivors(
+            threshold_R=(FIRST_GUESS_Z * std_R * unit_R).astype(np.float32),
+            above_R=np.zeros(count, np.int64),
+            fill_R=np.zeros(count, np.int64),
+            scores_RB=self._scores_RB,
+            places_RB=self._places_RB,
+        )
+        best = kernels.Best(
+            key_ids_RK=out.key_ids_RK[rows],
+            scores_RK=out.scores_RK[rows],
+            other_id_R=np.ma.getdata(out.best_other_id_R)[rows],
+            other_score_R=np.ma.getdata(out.best_other_score_R)[rows],
+            undecided_R=np.zeros(count, np.bool_),
+        )
+        own = kernels.Rows(queries_RH=tile_RH, row_ids_R=tile_ids_R, own_dot_R=own_dot_R)
+        self._scan(frame.scaled_RH, own, bounds, survivors)
         worst = kernels.finish(
-            self._kept, self._scale, threshold_R, margin_R, unit_R, mean_R, fill_R, self._scores_RB, self._places_RB,
-            queries_RH, keys.keys_VH, packed.ids_V, row_ids_R, self._scratch_P, self._dots_B, self._ids_2B,
-            out.key_ids_RK[rows], out.scores_RK[rows], _plain(out.best_other_id_R)[rows],
-            _plain(out.best_other_score_R)[rows], undecided_R,
-        )  # fmt: skip
-        if worst > 1:
-            raise RuntimeError(
-                f"the float32 matrix product is off by {worst:.3g} times the bound of float32 arithmetic; "
-                "call torch.set_float32_matmul_precision('highest')"
-            )
-        out.self_rank_R[rows] = above_R + 1
+            self._kernel_keys, own, bounds, survivors, self._work, best, kept=self._kept, k=self._k, scale=self._scale
+        )
+        refuse_imprecise(worst)
+        out.self_rank_R[rows] = survivors.above_R + 1
         with np.errstate(over="ignore"):
             out.self_score_R[rows] = own_dot_R * self._scale
             out.row_mean_R[rows] = mean_R * self._scale
             out.row_std_R[rows] = std_R * self._scale
-        for row in np.flatnonzero(undecided_R):
-            _score_dense_row(queries_RH, int(row), row_ids_R, keys, out, rows.start + int(row), self._scale)
+        for row in rows.start + np.flatnonzero(best.undecided_R):
+            _score_dense_row(queries_RH, row_ids_R, int(row), keys, out, k=self._k, scale=self._scale)
+
+    def _scan(
+        self, scaled_RH: torch.Tensor, rows: kernels.Rows, bounds: kernels.Bounds, survivors: kernels.Survivors
+    ) -> None:
+        """Take all tiles of keys into the rows' state, learning thresholds on the way."""
+        next_look = 1
+        for visited, (start, seen) in enumerate(self._packed.tiles, start=1):
+            tile_RN = self._packed.product(scaled_RH, visited - 1, self._tile)
+            wanted = sample_rank(self._kept, seen, self._keys.vocabulary_size)
+            kernels.scan_tile(
+                tile_RN.numpy(),
+                self._kernel_keys,
+                rows,
+                bounds,
+                survivors,
+                self._work,
+                first_place=start,
+                wanted_at_first=min(wanted, seen) if visited == 1 else 0,
+                kept=self._kept,
+            )
+            if visited == next_look:
+                kernels.tighten(survivors, wanted=wanted)
+                next_look *= 4
 
 
 class _DenseWorker:
     """One thread's pass in float64 throughout: for small vocabularies and for k near V."""
 
-    def __init__(self, keys: PreparedKeys, out: RowScores, scale: float) -> None:
+    def __init__(self, keys: PreparedKeys, out: RowScores, *, k: int, scale: float) -> None:
         self._keys = keys
         self._out = out
+        self._k = k
         self._scale = scale
 
     def score(self, queries_RH: Float32Array, row_ids_R: npt.NDArray[np.int64], rows: slice) -> None:
@@ -173,7 +197,7 @@ class _DenseWorker:
         self._out.row_mean_R[rows] = mean_R * self._scale
         self._out.row_std_R[rows] = std_R * self._scale
         for row in range(rows.start, rows.stop):
-            _score_dense_row(queries_RH, row, row_ids_R, self._keys, self._out, row, self._scale)
+            _score_dense_row(queries_RH, row_ids_R, row, self._keys, self._out, k=self._k, scale=self._scale)
 
 
 def score(
@@ -181,13 +205,14 @@ def score(
     keys: PreparedKeys,
     row_ids_R: npt.NDArray[np.int64],
     out: RowScores,
+    *,
+    k: int,
     scale: float,
     threads: int,
     tiling: Tiling | None = None,
 ) -> None:
-    """Fill `out` with the scores of the query rows; arguments as checked by `scoring.score_rows`."""
-    kept = min(max(out.key_ids_RK.shape[1], 2), keys.vocabulary_size)
-    tiling = tiling or choose_tiling(kept, keys.vocabulary_size)
+    """Fill `out` with the scores of the query rows; arguments as checked by `engine.score_rows`."""
+    tiling = tiling or choose_tiling(keys.decided(k), keys.vocabulary_size)
     rows = [slice(start, min(start + tiling.rows, len(queries_RH))) for start in range(0, len(queries_RH), tiling.rows)]
     threads = min(threads, len(rows))
     if threads == 0:
@@ -200,9 +225,10 @@ def score(
         def run(part: slice) -> None:
             if not hasattr(local, "worker"):
                 torch.set_num_threads(1)
-                local.worker = (
-                    _DenseWorker(keys, out, scale) if packed is None else _Worker(keys, packed, out, scale, tiling)
-                )
+                if packed is None:
+                    local.worker = _DenseWorker(keys, out, k=k, scale=scale)
+                else:
+                    local.worker = _Worker(keys, packed, out, k=k, scale=scale, tiling=tiling)
             local.worker.score(queries_RH, row_ids_R, part)
 
         if threads == 1:
@@ -224,14 +250,14 @@ def choose_tiling(kept: int, vocabulary_size: int) -> Tiling:
 def tile_bounds(vocabulary_size: int, tile_keys: int) -> list[tuple[int, int]]:
     """Cut the permuted keys into [start, stop) tiles, none shorter than the kernels' chunk."""
     starts = list(range(0, vocabulary_size, tile_keys))
-    if len(starts) > 1 and vocabulary_size - starts[-1] < kernels.CHUNK:
+    if len(starts) > 1 and vocabulary_size - starts[-1] < CHUNK:
         starts.pop()
     return list(zip(starts, [*starts[1:], vocabulary_size], strict=True))
 
 
 def buffer_capacity(kept: int, tiling: Tiling) -> int:
     """Return how many survivors a row's buffer holds: a whole tile, and twice what is kept."""
-    return max(2 * kept + 512, tiling.keys + 2 * kernels.CHUNK)
+    return max(2 * kept + 512, tiling.keys + 2 * CHUNK)
 
 
 def sample_rank(kept: int, seen: int, vocabulary_size: int) -> int:
@@ -245,36 +271,21 @@ def sample_rank(kept: int, seen: int, vocabulary_size: int) -> int:
     return math.ceil(expected + 4.5 * math.sqrt(expected * (1 - share)) + 4)
 
 
-def make_scratch(head_dim: int) -> Float64Array:
-    """Return the work space of `canonical_dot`: half the padded width."""
-    return np.zeros(max(1, scoring_exact.power_of_two_at_least(head_dim) // 2))
-
-
-@contextmanager
-def single_threaded_torch() -> Iterator[None]:
-    """Run torch on one thread within, as each worker thread calls it on its own; restores the caller's setting."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _score_dense_row(
     queries_RH: Float32Array,
-    index: int,
     row_ids_R: npt.NDArray[np.int64],
+    row: int,
     keys: PreparedKeys,
     out: RowScores,
-    row: int,
+    *,
+    k: int,
     scale: float,
 ) -> None:
-    own = int(row_ids_R[index])
+    """Score one row against every key in float64 and write what is kept of it, the moments excepted."""
+    own = int(row_ids_R[row])
     dots_V = np.empty(keys.vocabulary_size)
-    kernels.canonical_row(queries_RH, index, keys.keys_VH, make_scratch(keys.head_dim), dots_V)
-    k = out.key_ids_RK.shape[1]
-    kept = min(max(k, 2), len(dots_V))
+    canonical_row(queries_RH, row, keys.keys_VH, make_scratch(keys.head_dim), dots_V)
+    kept = keys.decided(k)
     least = np.partition(dots_V, len(dots_V) - kept)[len(dots_V) - kept]
     candidates = np.flatnonzero(dots_V >= least)
     order = candidates[np.lexsort((candidates, -dots_V[candidates]))][:kept]
@@ -287,10 +298,6 @@ def _score_dense_row(
         if others.size:
             out.best_other_id_R[row] = others[0]
             out.best_other_score_R[row] = dots_V[others[0]] * scale
-
-
-def _plain(column: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    return np.ma.getdata(column)
 
 
 _faster: dict[int, bool] = {}

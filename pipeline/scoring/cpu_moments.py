@@ -1,4 +1,4 @@
-"""Row mean and standard deviation by a compiled loop: `scoring_exact.row_moments`, bit for bit, for the CPU engine.
+"""Row mean and standard deviation by a compiled loop: `exact.row_moments`, bit for bit, for the CPU engine.
 
 Shapes: R rows (queries), H head dimensions, P padded width.
 """
@@ -6,30 +6,42 @@ Shapes: R rows (queries), H head dimensions, P padded width.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
-from qkatlas.pipeline.scoring import exact as scoring_exact
-from qkatlas.pipeline.scoring.cpu_kernels import compiled
-from qkatlas.pipeline.scoring.exact import Float32Array, Float64Array, KeyMoments
+from qkatlas.pipeline.scoring.cpu_compile import compiled
+from qkatlas.pipeline.scoring.exact import (
+    Float32Array,
+    Float64Array,
+    KeyMoments,
+    power_of_two_at_least,
+    query_piece_bits,
+)
+
+
+class _Moments(NamedTuple):
+    """`KeyMoments` in NumPy."""
+
+    mean_H: Float64Array
+    scale_H: Float64Array
+    covariance_high_HH: Float64Array
+    covariance_low_HH: Float64Array
 
 
 def row_moments(queries_RH: Float32Array, moments: KeyMoments) -> tuple[Float64Array, Float64Array]:
-    """Return `scoring_exact.row_moments`, the same bits, by the compiled kernel."""
+    """Return `exact.row_moments`, the same bits, by the compiled kernel."""
     rows, width = queries_RH.shape
     mean_R, std_R = np.empty(rows), np.empty(rows)
     high, low = moments.covariance_pieces
     _row_moments(
         queries_RH,
-        moments.mean_H.numpy(),
-        moments.scale_H.numpy(),
-        high.numpy(),
-        low.numpy(),
-        moments.bits,
-        scoring_exact.query_piece_bits(width, moments.bits),
-        np.zeros((5, scoring_exact.power_of_two_at_least(width))),
+        _Moments(moments.mean_H.numpy(), moments.scale_H.numpy(), high.numpy(), low.numpy()),
+        np.zeros((5, power_of_two_at_least(width))),
         mean_R,
         std_R,
+        key_bits=moments.bits,
+        query_bits=query_piece_bits(width, moments.bits),
     )
     return mean_R, std_R
 
@@ -47,12 +59,14 @@ def _fold(work, line):  # type: ignore[no-untyped-def]
 
 @compiled
 def _row_moments(  # type: ignore[no-untyped-def]
-    queries_RH, mean_H, scale_H, high_HH, low_HH, key_bits, query_bits, work_5P, mean_R, std_R
+    queries_RH, moments, work_5P, mean_R, std_R, key_bits, query_bits
 ):
-    """Do what `scoring_exact.row_moments` does, bit for bit, in one pass over a row instead of twenty over the tile.
+    """Do what `exact.row_moments` does, bit for bit, in one pass over a row instead of twenty over the tile.
 
     `work_5P` is float64 zeros [5, padded width]; what lies beyond the width stays zero.
     """
+    mean_H, scale_H = moments.mean_H, moments.scale_H
+    high_HH, low_HH = moments.covariance_high_HH, moments.covariance_low_HH
     width = queries_RH.shape[1]
     key_unit = 2.0**-key_bits
     query_unit = 2.0**-query_bits

@@ -1,8 +1,8 @@
 """CUDA implementation of the scoring engine: float32 preselection, float64 decisions, all on the device.
 
-Each block of rows is preselected by the fused Triton kernels (`scoring_triton`) where triton is installed, else by a
+Each block of rows is preselected by the fused Triton kernels (`triton_kernels`) where triton is installed, else by a
 plain torch product whose scores do fill a bounded block of memory. Either way a row's candidates are all keys whose
-score is within the error bound (`scoring_bound`) of the k best, and its unsettled keys all those within the bound of
+score is within the error bound (`bound`) of the k best, and its unsettled keys all those within the bound of
 the own key's score; both lists are then decided by canonical float64 dot products. Written in torch operations that
 run on any device, so that the CPU can check it.
 
@@ -13,40 +13,19 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from qkatlas.pipeline.scoring import exact as scoring_exact
-from qkatlas.pipeline.scoring.bound import KeyScale, RowFrame, below, frame_rows, key_scale
-from qkatlas.pipeline.scoring.exact import Float32Array, KeyMoments
-
-if TYPE_CHECKING:
-    from qkatlas.pipeline.scoring.engine import PreparedKeys, RowScores
+from qkatlas.pipeline.scoring.bound import KeyScale, RowFrame, below, frame_rows, key_scale, refuse_imprecise
+from qkatlas.pipeline.scoring.exact import Float32Array, KeyMoments, row_moments, tree_sum
+from qkatlas.pipeline.scoring.preselection import Preselection
+from qkatlas.pipeline.scoring.rows import PreparedKeys, RowScores
 
 BLOCK_ROWS = 32768
 BLOCK_SCORES = 64 << 20
 LIST_ENTRIES = 1 << 20
-
-
-class Preselection(NamedTuple):
-    """What low precision leaves open for a block of rows.
-
-    Attributes:
-        rows_C, ids_C: int64 row of the block and token id of every candidate for the top k.
-        approximate_C: float32 preselection score of each.
-        above_R: int64 keys surely above the row's own key.
-        unsettled_rows_C, unsettled_ids_C: int64 keys that may or may not be above it.
-    """
-
-    rows_C: torch.Tensor
-    ids_C: torch.Tensor
-    approximate_C: torch.Tensor
-    above_R: torch.Tensor
-    unsettled_rows_C: torch.Tensor
-    unsettled_ids_C: torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,16 +50,53 @@ class DeviceKeys:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Decided:
+    """What float64 decided about a block of rows; dot products, not yet scaled.
+
+    Attributes:
+        row_ids_R: int64 token id of each row's own key.
+        best_ids_RK, best_dots_RK: the best keys, best first; two at least, where there are two.
+        own_dot_R: dot product with the own key.
+        rank_R: int64, 1 + number of keys above it.
+        mean_R, std_R: moments over all keys.
+    """
+
+    row_ids_R: torch.Tensor
+    best_ids_RK: torch.Tensor
+    best_dots_RK: torch.Tensor
+    own_dot_R: torch.Tensor
+    rank_R: torch.Tensor
+    mean_R: torch.Tensor
+    std_R: torch.Tensor
+
+    def write(self, out: RowScores, rows: slice, *, k: int, scale: float) -> None:
+        """Write `k` best keys and everything else to the block's rows of the result, scaled."""
+        out.key_ids_RK[rows] = self.best_ids_RK[:, :k].cpu().numpy()
+        out.scores_RK[rows] = (self.best_dots_RK[:, :k] * scale).to(torch.float32).cpu().numpy()
+        out.self_score_R[rows] = (self.own_dot_R * scale).to(torch.float32).cpu().numpy()
+        out.self_rank_R[rows] = self.rank_R.cpu().numpy()
+        out.row_mean_R[rows] = (self.mean_R * scale).cpu().numpy()
+        out.row_std_R[rows] = (self.std_R * scale).cpu().numpy()
+        if self.best_ids_RK.shape[1] > 1:
+            other_R1 = (self.best_ids_RK[:, 0] == self.row_ids_R).to(torch.int64)[:, None]
+            other_dot_R = self.best_dots_RK.gather(1, other_R1)[:, 0]
+            out.best_other_id_R[rows] = self.best_ids_RK.gather(1, other_R1)[:, 0].cpu().numpy()
+            out.best_other_score_R[rows] = (other_dot_R * scale).to(torch.float32).cpu().numpy()
+
+
 def score(
     queries_RH: Float32Array,
     keys: PreparedKeys,
     row_ids_R: npt.NDArray[np.int64],
     out: RowScores,
+    *,
+    k: int,
     scale: float,
     threads: int,
     fused: bool | None = None,
 ) -> None:
-    """Fill `out` with the scores of the query rows; arguments as checked by `scoring.score_rows`.
+    """Fill `out` with the scores of the query rows; arguments as checked by `engine.score_rows`.
 
     `threads` is ignored: one stream does the work. `fused` chooses the Triton kernels; None means where triton is
     installed and the keys are on a CUDA device.
@@ -89,7 +105,7 @@ def score(
     if fused is None:
         fused = keys.device.type == "cuda" and importlib.util.find_spec("triton") is not None
     device_keys: DeviceKeys = keys.packed(str(keys.device), DeviceKeys.prepare)
-    kept = min(max(out.key_ids_RK.shape[1], 2), keys.vocabulary_size)
+    kept = keys.decided(k)
     plain_rows = max(1, BLOCK_SCORES // keys.vocabulary_size)
     block_rows = BLOCK_ROWS if fused else plain_rows
     for start in range(0, len(queries_RH), block_rows):
@@ -97,21 +113,35 @@ def score(
         queries = torch.from_numpy(queries_RH[rows]).to(keys.device)
         row_ids = torch.from_numpy(row_ids_R[rows]).to(keys.device)
         own_dot_R = list_dots(queries, device_keys.keys_VH, torch.arange(len(queries), device=keys.device), row_ids)
-        mean_R, std_R = scoring_exact.row_moments(queries, device_keys.moments)
+        mean_R, std_R = row_moments(queries, device_keys.moments)
         frame = frame_rows(queries, own_dot_R, mean_R, device_keys.scale)
         if fused:
-            from qkatlas.pipeline.scoring import triton_kernels as scoring_triton
-
-            found, overflowed_R = scoring_triton.preselect(frame, device_keys.centred_VH, kept)
-            for part in torch.split(torch.nonzero(overflowed_R)[:, 0], plain_rows):
-                found = _replace_rows(found, part, preselect(_take(frame, part), device_keys.centred_VH, kept))
+            found = _preselect_fused(frame, device_keys.centred_VH, kept, plain_rows)
         else:
             found = preselect(frame, device_keys.centred_VH, kept)
-        rank_R = self_rank(queries, device_keys.keys_VH, found, own_dot_R)
         dots_C = list_dots(queries, device_keys.keys_VH, found.rows_C, found.ids_C)
         _check_bound(found, dots_C, mean_R, frame)
         best_ids_RK, best_dots_RK = best_of_lists(found.rows_C, found.ids_C, dots_C, len(queries), kept)
-        _write(out, rows, scale, best_ids_RK, best_dots_RK, row_ids, own_dot_R, rank_R, mean_R, std_R)
+        decided = _Decided(
+            row_ids_R=row_ids,
+            best_ids_RK=best_ids_RK,
+            best_dots_RK=best_dots_RK,
+            own_dot_R=own_dot_R,
+            rank_R=self_rank(queries, device_keys.keys_VH, found, own_dot_R),
+            mean_R=mean_R,
+            std_R=std_R,
+        )
+        decided.write(out, rows, k=k, scale=scale)
+
+
+def _preselect_fused(frame: RowFrame, centred_VH: torch.Tensor, kept: int, plain_rows: int) -> Preselection:
+    """Preselect with the Triton kernels; rows whose lists overflowed are redone by one torch product."""
+    from qkatlas.pipeline.scoring import triton_kernels  # triton is installed where a GPU is
+
+    found, overflowed_R = triton_kernels.preselect(frame, centred_VH, kept)
+    for part in torch.split(torch.nonzero(overflowed_R)[:, 0], plain_rows):
+        found = found.with_rows_redone(part, preselect(_take(frame, part), centred_VH, kept))
+    return found
 
 
 def preselect(frame: RowFrame, centred_VH: torch.Tensor, kept: int) -> Preselection:
@@ -122,12 +152,12 @@ def preselect(frame: RowFrame, centred_VH: torch.Tensor, kept: int) -> Preselect
     over_RV = scores_RV > frame.high_R[:, None]
     unsettled = torch.nonzero((scores_RV >= frame.low_R[:, None]) & ~over_RV)
     return Preselection(
-        candidates[:, 0],
-        candidates[:, 1],
-        scores_RV[candidates[:, 0], candidates[:, 1]],
-        over_RV.sum(dim=1),
-        unsettled[:, 0],
-        unsettled[:, 1],
+        rows_C=candidates[:, 0],
+        ids_C=candidates[:, 1],
+        approximate_C=scores_RV[candidates[:, 0], candidates[:, 1]],
+        above_R=over_RV.sum(dim=1),
+        unsettled_rows_C=unsettled[:, 0],
+        unsettled_ids_C=unsettled[:, 1],
     )
 
 
@@ -139,7 +169,7 @@ def list_dots(
     for start in range(0, len(rows_C), LIST_ENTRIES):
         part = slice(start, start + LIST_ENTRIES)
         left = queries_RH[rows_C[part]].to(torch.float64)
-        dots_C[part] = scoring_exact.tree_sum(left * keys_VH[ids_C[part]].to(torch.float64))
+        dots_C[part] = tree_sum(left * keys_VH[ids_C[part]].to(torch.float64))
     return dots_C
 
 
@@ -172,12 +202,7 @@ def best_of_lists(
 def _check_bound(found: Preselection, dots_C: torch.Tensor, mean_R: torch.Tensor, frame: RowFrame) -> None:
     rows_C = found.rows_C
     error_C = (found.approximate_C.to(torch.float64) - (dots_C - mean_R[rows_C]) * frame.unit_R[rows_C]).abs()
-    worst = float((error_C / (0.5 * frame.margin_R.to(torch.float64)[rows_C])).max())
-    if worst > 1:
-        raise RuntimeError(
-            f"the float32 matrix product is off by {worst:.3g} times the bound of float32 arithmetic; "
-            "switch TF32 off: call torch.set_float32_matmul_precision('highest')"
-        )
+    refuse_imprecise(float((error_C / (0.5 * frame.margin_R.to(torch.float64)[rows_C])).max()))
 
 
 def _take(frame: RowFrame, rows: torch.Tensor) -> RowFrame:
@@ -188,45 +213,3 @@ def _take(frame: RowFrame, rows: torch.Tensor) -> RowFrame:
         high_R=frame.high_R[rows],
         margin_R=frame.margin_R[rows],
     )
-
-
-def _replace_rows(found: Preselection, rows: torch.Tensor, redone: Preselection) -> Preselection:
-    """Return `found` with everything about `rows` taken from `redone`, whose rows count from 0."""
-    above_R = found.above_R.clone()
-    above_R[rows] = redone.above_R
-    keep = torch.ones(len(above_R), dtype=torch.bool, device=rows.device)
-    keep[rows] = False
-    old, old_unsettled = keep[found.rows_C], keep[found.unsettled_rows_C]
-    return Preselection(
-        torch.cat([found.rows_C[old], rows[redone.rows_C]]),
-        torch.cat([found.ids_C[old], redone.ids_C]),
-        torch.cat([found.approximate_C[old], redone.approximate_C]),
-        above_R,
-        torch.cat([found.unsettled_rows_C[old_unsettled], rows[redone.unsettled_rows_C]]),
-        torch.cat([found.unsettled_ids_C[old_unsettled], redone.unsettled_ids_C]),
-    )
-
-
-def _write(
-    out: RowScores,
-    rows: slice,
-    scale: float,
-    best_ids_RK: torch.Tensor,
-    best_dots_RK: torch.Tensor,
-    row_ids_R: torch.Tensor,
-    own_dot_R: torch.Tensor,
-    rank_R: torch.Tensor,
-    mean_R: torch.Tensor,
-    std_R: torch.Tensor,
-) -> None:
-    k = out.key_ids_RK.shape[1]
-    out.key_ids_RK[rows] = best_ids_RK[:, :k].cpu().numpy()
-    out.scores_RK[rows] = (best_dots_RK[:, :k] * scale).to(torch.float32).cpu().numpy()
-    out.self_score_R[rows] = (own_dot_R * scale).to(torch.float32).cpu().numpy()
-    out.self_rank_R[rows] = rank_R.cpu().numpy()
-    out.row_mean_R[rows] = (mean_R * scale).cpu().numpy()
-    out.row_std_R[rows] = (std_R * scale).cpu().numpy()
-    if best_ids_RK.shape[1] > 1:
-        other_R1 = (best_ids_RK[:, 0] == row_ids_R).to(torch.int64)[:, None]
-        out.best_other_id_R[rows] = best_ids_RK.gather(1, other_R1)[:, 0].cpu().numpy()
-        out.best_other_score_R[rows] = (best_dots_RK.gather(1, other_R1)[:, 0] * scale).to(torch.float32).cpu().numpy()

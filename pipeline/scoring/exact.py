@@ -162,9 +162,7 @@ def row_moments(queries_RH: torch.Tensor, moments: KeyMoments) -> tuple[torch.Te
     mean_R = tree_sum(queries * moments.mean_H)
     scaled = queries * moments.scale_H
     largest_R1 = scaled.abs().amax(dim=1, keepdim=True)
-    # Clearing the fraction bits of a float64 leaves the power of two at or below it, on any device.
-    exponent_R1 = (largest_R1.view(torch.int64) & 0x7FF0000000000000).view(torch.float64)
-    unit_R1 = torch.where(largest_R1 > 0, 2 * exponent_R1, torch.ones_like(exponent_R1))
+    unit_R1 = powers_of_two_above(largest_R1)
     scaled = scaled / unit_R1
     bits = query_piece_bits(queries.shape[1], moments.bits)
     high = torch.round(scaled * 2.0**bits)
@@ -181,6 +179,13 @@ def _square_root(values: torch.Tensor) -> torch.Tensor:
     if values.device.type == "cpu":
         return torch.from_numpy(np.sqrt(values.numpy()))
     return torch.sqrt(values)
+
+
+def powers_of_two_above(magnitudes: torch.Tensor) -> torch.Tensor:
+    """Return powers of two strictly above float64 magnitudes (1 where a magnitude is 0), on any device."""
+    # Clearing a float64's fraction bits leaves the power of two at or below it.
+    below = (magnitudes.view(torch.int64) & 0x7FF0000000000000).view(torch.float64)
+    return torch.where(magnitudes > 0, 2 * below, torch.ones_like(below))
 
 
 def query_piece_bits(head_dim: int, key_bits: int) -> int:

@@ -1,6 +1,6 @@
 """Fused Triton kernels of the CUDA scoring engine: tiles of scores never leave the chip.
 
-Two sweeps over the keys with the same float32 product (`input_precision="ieee"`, so the bound of `scoring_bound`
+Two sweeps over the keys with the same float32 product (`input_precision="ieee"`, so the bound of `bound`
 holds). The first keeps each group of keys' largest score per row, counts scores surely above the own key's and lists
 those too close to tell. The k-th largest of the group maxima is a score that at least k keys reach, hence
 
@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 
 from qkatlas.pipeline.scoring.bound import RowFrame, below
-from qkatlas.pipeline.scoring.cuda import Preselection
+from qkatlas.pipeline.scoring.preselection import Preselection
 
 TILE_ROWS = 128
 TILE_KEYS = 64
@@ -144,29 +144,48 @@ def preselect(frame: RowFrame, centred_VH: torch.Tensor, kept: int) -> tuple[Pre
     unsettled_RB = torch.empty(rows, UNSETTLED_CAPACITY, dtype=torch.int32, device=device)
     ids_RB = torch.empty(rows, capacity, dtype=torch.int32, device=device)
     scores_RB = torch.empty(rows, capacity, device=device)
-    sizes = {"ROWS": TILE_ROWS, "KEYS": TILE_KEYS, "STEP": STEP, "GROUP": group}
 
     def sweep(first: bool, threshold_R: torch.Tensor, counts_R: torch.Tensor, list_RB: torch.Tensor) -> None:
         _sweep[grid](
-            queries_RH, centred_VH, frame.low_R, frame.high_R, threshold_R, maxima_RG, above_R, counts_R, list_RB,
-            scores_RB, rows, count, width, groups, list_RB.shape[1], TILES_PER_PROGRAM, FIRST=first,
-            num_warps=WARPS, num_stages=STAGES, **sizes,
-        )  # fmt: skip
+            queries=queries_RH,
+            keys=centred_VH,
+            low=frame.low_R,
+            high=frame.high_R,
+            threshold=threshold_R,
+            maxima=maxima_RG,
+            above=above_R,
+            counts=counts_R,
+            list_ids=list_RB,
+            list_scores=scores_RB,
+            row_count=rows,
+            key_count=count,
+            width=width,
+            group_count=groups,
+            capacity=list_RB.shape[1],
+            tiles_per_program=TILES_PER_PROGRAM,
+            FIRST=first,
+            ROWS=TILE_ROWS,
+            KEYS=TILE_KEYS,
+            STEP=STEP,
+            GROUP=group,
+            num_warps=WARPS,
+            num_stages=STAGES,
+        )
 
-    sweep(True, frame.margin_R, unsettled_R, unsettled_RB)
+    sweep(first=True, threshold_R=frame.margin_R, counts_R=unsettled_R, list_RB=unsettled_RB)
     threshold_R = below(torch.topk(maxima_RG, kept, dim=1).values[:, -1], frame.margin_R)
-    sweep(False, threshold_R, survivors_R, ids_RB)
+    sweep(first=False, threshold_R=threshold_R, counts_R=survivors_R, list_RB=ids_RB)
     overflowed_R = (survivors_R > capacity) | (unsettled_R > UNSETTLED_CAPACITY)
     candidates = _filled(survivors_R, capacity, overflowed_R)
     unsettled = _filled(unsettled_R, UNSETTLED_CAPACITY, overflowed_R)
     return (
         Preselection(
-            candidates[0],
-            ids_RB[candidates].to(torch.int64),
-            scores_RB[candidates],
-            above_R.to(torch.int64),
-            unsettled[0],
-            unsettled_RB[unsettled].to(torch.int64),
+            rows_C=candidates[0],
+            ids_C=ids_RB[candidates].to(torch.int64),
+            approximate_C=scores_RB[candidates],
+            above_R=above_R.to(torch.int64),
+            unsettled_rows_C=unsettled[0],
+            unsettled_ids_C=unsettled_RB[unsettled].to(torch.int64),
         ),
         overflowed_R,
     )

@@ -11,11 +11,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from qkatlas.pipeline.text import streams
 from qkatlas.pipeline.text.prompts import CategoryPrompts
 from qkatlas.pipeline.text.tokenizer import encode
-
-PARTNERS = 5
-"""Spawn key of the partners' draw; see qkatlas.pipeline.text.prompts."""
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -77,7 +75,7 @@ class Passages:
         count = len(self.tokens_PT)
         if count < 2:
             raise ValueError("--kind resample needs two prompts or windows of text, there is one; give more")
-        cycle = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PARTNERS,))).permutation(count)
+        cycle = streams.PARTNERS.generator(seed).permutation(count)
         partner_P = np.empty(count, np.int64)
         partner_P[cycle] = np.roll(cycle, 1)
         return Passages(self.tokens_PT, self.predicted_PT, self.prompts, self.tokens_PT[partner_P])

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from qkatlas.pipeline.text import streams
 from qkatlas.pipeline.text.categories import Categories
 
 CATEGORIES_PER_PROMPT = 8
 """Categories whose words stand in one prompt, or all there are."""
-
-DRAWS, REFERENCE = 2, 3
-"""Spawn keys that keep the streams of a seed apart: category prompts, and the reference prompts of token states."""
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -65,7 +63,7 @@ class CategoryPrompts:
         starts = np.cumsum(sizes) - sizes
         tokens = np.concatenate([np.array(tokens, np.int64) for tokens in categories.token_ids])
         for prompt in range(count):
-            rng = np.random.default_rng(np.random.SeedSequence([seed, prompt], spawn_key=(DRAWS,)))
+            rng = streams.CATEGORY_PROMPTS.generator(seed, prompt)
             chosen = rng.choice(known, min(per_prompt, known), replace=False)
             categories_PT[prompt, 1:] = rng.choice(chosen, length)
             drawn_T = categories_PT[prompt, 1:]

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+import reference
 from support.interruptions import Stopping, hashes
 from support.part_files import part_file
 
@@ -48,14 +49,11 @@ def random_scan(random_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def normalised(folder: Path, layer: int) -> np.ndarray:
-    states_VD = TokenStates(Checkpoint.open(folder), "mlp", threads=1).advance_to(layer).astype(np.float64)
-    centred_VD = states_VD - states_VD.mean(1, keepdims=True)
-    return centred_VD / np.sqrt((centred_VD**2).mean(1, keepdims=True) + 1e-5)
+    return reference.normalised(TokenStates(Checkpoint.open(folder), "mlp", threads=1).advance_to(layer))
 
 
 def kin_by_brute_force(folder: Path, layer: int) -> np.ndarray:
-    normed_VD = normalised(folder, layer)
-    unit_VD = normed_VD / np.linalg.norm(normed_VD, axis=1, keepdims=True)
+    unit_VD = reference.unit(TokenStates(Checkpoint.open(folder), "mlp", threads=1).advance_to(layer))
     cosines_VV = unit_VD @ unit_VD.T
     np.fill_diagonal(cosines_VV, -np.inf)
     return np.argsort(-cosines_VV, axis=1, kind="stable")[:, :16]

@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import reference
 from rich.console import Console
 from safetensors.numpy import load_file, save_file
 from support.interruptions import Stopping, hashes
@@ -164,9 +165,7 @@ def planted_facts(planted_tiny: Path, reference_scores: Scores) -> Facts:
 
 def reference_curve(folder: Path, scores_VV: np.ndarray) -> tuple[float, float, float]:
     """Crossing, peak and height in bits of the similarity curve of all tokens but BOS, by NumPy in float64."""
-    states_VD = TokenStates(Checkpoint.open(folder), "mlp", threads=1).advance_to(1)[:-1].astype(np.float64)
-    centred_VD = states_VD - states_VD.mean(axis=1, keepdims=True)
-    unit_VD = centred_VD / np.linalg.norm(centred_VD, axis=1, keepdims=True)
+    unit_VD = reference.unit(TokenStates(Checkpoint.open(folder), "mlp", threads=1).advance_to(1)[:-1])
     pairs = ~np.eye(len(unit_VD), dtype=bool)
     cosine_P = (unit_VD @ unit_VD.T)[pairs]
     difference_P = (scores_VV - np.diag(scores_VV)[:, None])[:-1, :-1][pairs]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import reference
 from support.interruptions import Stopping, hashes
 from support.part_files import part_file
 from support.refusals import refused
@@ -47,9 +48,8 @@ def whole(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def assert_equals_numpy(run: Run, folder: Path, scores_VV: np.ndarray, tokens: np.ndarray, bins: int) -> None:
-    states_VD = TokenStates(Model.open("test", folder).checkpoint, "mlp", threads=1).advance_to(1).astype(np.float64)
-    centred_VD = states_VD - states_VD.mean(1, keepdims=True)
-    unit_VD = (centred_VD / np.linalg.norm(centred_VD, axis=1, keepdims=True))[tokens]
+    states_VD = TokenStates(Model.open("test", folder).checkpoint, "mlp", threads=1).advance_to(1)
+    unit_VD = reference.unit(states_VD[tokens])
     scores_VV = scores_VV[np.ix_(tokens, tokens)]
     cosines_VV, difference_VV = np.clip(unit_VD @ unit_VD.T, -1, 1), scores_VV - np.diag(scores_VV)[:, None]
     edges = np.linspace(-1, 1, bins + 1)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+import reference
 from scipy.stats import spearmanr
 from support.interruptions import Stopping, hashes
 from support.part_files import part_file
@@ -32,7 +33,7 @@ from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.schemas import steering as schemas_steering
 from qkatlas.pipeline.circuit.kin import nearest, unit_states
 from qkatlas.pipeline.circuit.states import TokenStates
-from qkatlas.pipeline.scoring.engine import PreparedKeys
+from qkatlas.pipeline.scoring.rows import PreparedKeys
 
 GRID: dict[str, Any] = {
     "alphas": (1.0, 0.0),
@@ -171,9 +172,7 @@ def dense_change(folder: Path, row: dict[str, Any]) -> np.ndarray:
 
     model = Model.open("test", folder)
     own = folded(head_weights(model.checkpoint, Head(1, 5)))
-    x_VD = TokenStates(model.checkpoint, "mlp", threads=1).advance_to(1).astype(np.float64)
-    normed_VD = x_VD - x_VD.mean(1, keepdims=True)
-    normed_VD /= np.sqrt((normed_VD**2).mean(1, keepdims=True) + 1e-5)
+    normed_VD = reference.normalised(TokenStates(model.checkpoint, "mlp", threads=1).advance_to(1))
     w_q, w_k = np.split(own.w_qk_D2H, 2, axis=1)
     w_DD = w_q @ w_k.T
     if row["method"] == "eigen":

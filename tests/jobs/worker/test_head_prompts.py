@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import reference
 import torch
 from support.part_files import part_file
 from transformers import GPT2LMHeadModel
@@ -128,15 +129,7 @@ def test_the_prompts_are_kept_beside_their_scores(worded_scan: tuple[HeadScanJob
 
 def own_scores(folder: Path, x_TD: np.ndarray) -> np.ndarray:
     """Scores of L2H7 from the residual stream of one prompt, in NumPy float64."""
-    from safetensors.numpy import load_file
-
-    w = {name: value.astype(np.float64) for name, value in load_file(folder / "model.safetensors").items()}
-    prefix = "transformer.h.2."
-    centred = x_TD - x_TD.mean(-1, keepdims=True)
-    normed = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
-    normed = normed * w[prefix + "ln_1.weight"] + w[prefix + "ln_1.bias"]
-    qkv = normed @ w[prefix + "attn.c_attn.weight"] + w[prefix + "attn.c_attn.bias"]
-    return qkv[:, 56:64] @ qkv[:, 64 + 56 : 128].T / np.sqrt(8)
+    return reference.head_scores(reference.tensors_of(folder), x_TD, 2, 7, d_head=8)
 
 
 @pytest.mark.slow

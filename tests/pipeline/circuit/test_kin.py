@@ -7,7 +7,7 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from qkatlas.pipeline.circuit.kin import kin_scores, nearest, unit_states
-from qkatlas.pipeline.scoring.engine import PreparedKeys
+from qkatlas.pipeline.scoring.rows import PreparedKeys
 
 
 @pytest.fixture(scope="module")

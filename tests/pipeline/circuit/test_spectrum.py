@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -152,9 +153,7 @@ def test_factors_and_normalised_states_are_those_of_the_models_bilinear_scores(
     states_VD = TokenStates(checkpoint, "mlp", threads=1).advance_to(head.layer)
     normalised_VD = normalise(states_VD, eps, threads=2)
     assert normalised_VD.dtype == np.float32
-    x_VD = states_VD.astype(np.float64)
-    expected_VD = (x_VD - x_VD.mean(1, keepdims=True)) / np.sqrt(x_VD.var(1, keepdims=True) + eps)
-    np.testing.assert_allclose(normalised_VD, expected_VD, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(normalised_VD, reference.normalised(states_VD, eps), rtol=1e-7, atol=1e-7)
 
     w_q_DH, w_k_DH = bilinear_factors(checkpoint, head)
     assert w_q_DH.dtype == w_k_DH.dtype == np.float64

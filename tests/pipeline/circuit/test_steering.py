@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,8 @@ from qkatlas.pipeline.circuit.states import TokenStates
 from qkatlas.pipeline.circuit.steering import SteerableHead, folded
 from qkatlas.pipeline.models.checkpoint import Checkpoint
 from qkatlas.pipeline.models.head import Head
-from qkatlas.pipeline.scoring.engine import PreparedKeys, score_rows
+from qkatlas.pipeline.scoring.engine import score_rows
+from qkatlas.pipeline.scoring.rows import PreparedKeys
 
 HEAD = Head(1, 5)
 
@@ -27,20 +29,12 @@ class Dense:
     """The head as D x D and V x V matrices in float64."""
 
     def __init__(self, folder: Path, form: str, scores_VV: np.ndarray) -> None:
-        from safetensors.numpy import load_file
-
-        stored = load_file(folder / "model.safetensors")
-        stored = {name.removeprefix("transformer."): value.astype(np.float64) for name, value in stored.items()}
         config = json.loads((folder / "config.json").read_text())
         d_head = config["n_embd"] // config["n_head"]
         self.states_VD = TokenStates(Checkpoint.open(folder), "mlp", threads=1).advance_to(HEAD.layer)
-        centred_VD = self.states_VD.astype(np.float64)
-        centred_VD -= centred_VD.mean(1, keepdims=True)
-        self.normed_VD = centred_VD / np.sqrt((centred_VD**2).mean(1, keepdims=True) + config["layer_norm_epsilon"])
-        gain_D = stored["h.1.ln_1.weight"]
-        columns = slice(HEAD.index * d_head, (HEAD.index + 1) * d_head)
-        weights = np.split(stored["h.1.attn.c_attn.weight"], 3, axis=1)
-        self.w_q_DH, self.w_k_DH = (gain_D[:, None] * part[:, columns] for part in weights[:2])
+        self.normed_VD = reference.normalised(self.states_VD, config["layer_norm_epsilon"])
+        weights = reference.tensors_of(folder)
+        self.w_q_DH, self.w_k_DH = reference.bilinear_factors(weights, HEAD.layer, HEAD.index, d_head)
         self.w_DD = self.w_q_DH @ self.w_k_DH.T
         self.scale = 1 / np.sqrt(d_head) if form == "attention" else 1.0
         self.unsteered_VV = scores_VV

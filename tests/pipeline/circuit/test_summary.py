@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from qkatlas.pipeline.circuit.summary import mean_interval, self_summary
+from qkatlas.pipeline.circuit.summary import mean, mean_interval, rank_summary, self_summary, std
 
 
 def test_columns_are_means_medians_and_shares() -> None:
@@ -48,3 +48,17 @@ def test_nothing_defined_gives_nothing() -> None:
     nothing = np.array([np.nan, np.nan])
     row = self_summary(np.array([1, 1], np.int32), nothing, nothing, np.random.SeedSequence(0))
     assert row["self_z_mean"] is row["suppression_index_mean"] is row["suppression_index_low"] is None
+
+
+def test_shares_count_ranks() -> None:
+    summary = rank_summary(np.array([1, 10, 11, 128, 129, 1024, 1025, 5000], np.int32), tops=(1, 10, 128, 1024))
+    assert [summary[f"self_top{n}_share"] for n in (1, 10, 128, 1024)] == [1 / 8, 2 / 8, 4 / 8, 6 / 8]
+    assert summary["self_rank_median"] == 128.5
+
+
+def test_mean_and_deviation_leave_out_what_is_undefined() -> None:
+    values = np.array([3.0, np.nan, 1.0, 8.0])
+    assert mean(values) == np.nanmean(values)
+    assert std(values) == np.nanstd(values)
+    assert mean(values[1:2]) is None
+    assert std(values[1:2]) is None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
@@ -28,30 +29,16 @@ def write_checkpoint(checkpoint: PlantedCheckpoint, folder: Path) -> Path:
     return folder
 
 
-def layer_norm(x_VD: Array, weight_D: Array, bias_D: Array) -> Array:
-    centred_VD = x_VD - x_VD.mean(axis=1, keepdims=True)
-    return centred_VD / np.sqrt((centred_VD**2).mean(axis=1, keepdims=True) + 1e-5) * weight_D + bias_D
-
-
-def gelu_new(x: Array) -> Array:
-    return 0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)))
+def place_of(name: str) -> tuple[int, int]:
+    layer, head = (int(number) for number in re.findall(r"\d+", name))
+    return layer, head
 
 
 def attention_scores(checkpoint: PlantedCheckpoint, place: str) -> Array:
-    """Scores [V, V] of one head on token states `mlp`, written out in float64."""
-    t = {name.removeprefix("transformer."): tensor.astype(np.float64) for name, tensor in checkpoint.tensors.items()}
-    layer, head = (int(number) for number in re.findall(r"\d+", place))
-    x_VD = t["wte.weight"]
-    for i in range(layer):
-        inner = layer_norm(x_VD, t[f"h.{i}.ln_2.weight"], t[f"h.{i}.ln_2.bias"])
-        hidden = gelu_new(inner @ t[f"h.{i}.mlp.c_fc.weight"] + t[f"h.{i}.mlp.c_fc.bias"])
-        x_VD = x_VD + hidden @ t[f"h.{i}.mlp.c_proj.weight"] + t[f"h.{i}.mlp.c_proj.bias"]
-    n_VD = layer_norm(x_VD, t[f"h.{layer}.ln_1.weight"], t[f"h.{layer}.ln_1.bias"])
-    qkv = n_VD @ t[f"h.{layer}.attn.c_attn.weight"] + t[f"h.{layer}.attn.c_attn.bias"]
-    q_VD, k_VD, _ = np.split(qkv, 3, axis=1)
-    d_head = q_VD.shape[1] // checkpoint.config["n_head"]
-    part = slice(head * d_head, (head + 1) * d_head)
-    return q_VD[:, part] @ k_VD[:, part].T / np.sqrt(d_head)
+    """Scores [V, V] of one head on token states `mlp`."""
+    weights, (layer, head) = reference.in_float64(checkpoint.tensors), place_of(place)
+    d_head = checkpoint.config["n_embd"] // checkpoint.config["n_head"]
+    return reference.head_scores(weights, reference.mlp_states(weights, layer), layer, head, d_head=d_head)
 
 
 def planted_tokens(checkpoint: PlantedCheckpoint) -> dict[int, str]:
@@ -77,13 +64,8 @@ def top10_figures(checkpoint: PlantedCheckpoint) -> tuple[float, int]:
 
 def folded(checkpoint: PlantedCheckpoint, place: str) -> Array:
     """W' = diag(w) W_Q W_K^T diag(w), [D, D]."""
-    layer, head = (int(number) for number in re.findall(r"\d+", place))
-    weight = checkpoint.tensors[f"transformer.h.{layer}.attn.c_attn.weight"].astype(np.float64)
-    gain_D = checkpoint.tensors[f"transformer.h.{layer}.ln_1.weight"].astype(np.float64)
-    d_model = len(gain_D)
-    d_head = d_model // checkpoint.config["n_head"]
-    w_q = weight[:, head * d_head : (head + 1) * d_head] * gain_D[:, None]
-    w_k = weight[:, d_model + head * d_head : d_model + (head + 1) * d_head] * gain_D[:, None]
+    d_head = checkpoint.config["n_embd"] // checkpoint.config["n_head"]
+    w_q, w_k = reference.bilinear_factors(reference.in_float64(checkpoint.tensors), *place_of(place), d_head)
     return w_q @ w_k.T
 
 

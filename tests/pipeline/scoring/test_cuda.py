@@ -13,28 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from qkatlas.pipeline.scoring import cuda as scoring_cuda
-from qkatlas.pipeline.scoring.engine import PreparedKeys, RowScores, score_rows
+from qkatlas.pipeline.scoring import cuda
+from qkatlas.pipeline.scoring.engine import score_rows
+from qkatlas.pipeline.scoring.preselection import Preselection
+from qkatlas.pipeline.scoring.rows import PreparedKeys, RowScores
 
 SELF = "tests.pipeline.scoring.test_cuda"
 
 
 def device_scores(queries: Any, keys: Any, row_ids: Any, k: int, fused: bool, device: str = "cpu") -> RowScores:
     """Run the CUDA engine's code path on any device."""
-    rows, count = len(queries), len(keys)
-    other = np.ma.masked_all if count == 1 else np.empty
-    out = RowScores(
-        key_ids_RK=np.empty((rows, k), np.int32),
-        scores_RK=np.empty((rows, k), np.float32),
-        self_score_R=np.empty(rows, np.float32),
-        self_rank_R=np.empty(rows, np.int32),
-        row_mean_R=np.empty(rows),
-        row_std_R=np.empty(rows),
-        best_other_id_R=other(rows, np.int32),
-        best_other_score_R=other(rows, np.float32),
-    )
+    out = RowScores.unfilled(len(queries), k=k, vocabulary_size=len(keys))
     prepared = PreparedKeys(keys, device=device)
-    scoring_cuda.score(queries, prepared, np.asarray(row_ids, np.int64), out, 0.125, 1, fused=fused)
+    cuda.score(queries, prepared, np.asarray(row_ids, np.int64), out, k=k, scale=0.125, threads=1, fused=fused)
     return out
 
 
@@ -74,18 +65,18 @@ def check(fused: bool, device: str = "cpu") -> None:
 
 
 def test_plain_torch_gives_the_same_bits_as_the_cpu_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring_cuda, "BLOCK_SCORES", 20_000)
+    monkeypatch.setattr(cuda, "BLOCK_SCORES", 20_000)
     check(fused=False)
 
 
 def test_imprecise_product_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = scoring_cuda.preselect
+    plain = cuda.preselect
 
-    def rounded(frame: Any, centred_VH: torch.Tensor, kept: int) -> scoring_cuda.Preselection:
+    def rounded(frame: Any, centred_VH: torch.Tensor, kept: int) -> Preselection:
         found = plain(frame, centred_VH, kept)
         return found._replace(approximate_C=found.approximate_C.bfloat16().float())
 
-    monkeypatch.setattr(scoring_cuda, "preselect", rounded)
+    monkeypatch.setattr(cuda, "preselect", rounded)
     queries, keys, row_ids, k = cases()[0]
     with pytest.raises(RuntimeError, match="TF32"):
         device_scores(queries, keys, row_ids, k, fused=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import fields
 from fractions import Fraction
 from typing import Any
@@ -10,34 +9,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import reference
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.keys import spread_keys
 
-from qkatlas.pipeline.scoring import cpu as scoring_cpu
-from qkatlas.pipeline.scoring import exact as scoring_exact
+from qkatlas.pipeline.scoring import cpu
 from qkatlas.pipeline.scoring.cpu import Tiling
-from qkatlas.pipeline.scoring.engine import PreparedKeys, RowScores, score_rows
+from qkatlas.pipeline.scoring.engine import score_rows
+from qkatlas.pipeline.scoring.rows import PreparedKeys, RowScores
 
 Matrix = npt.NDArray[np.float32]
 
 
-def reference_dots(queries_RH: Matrix, keys_VH: Matrix) -> npt.NDArray[np.float64]:
-    """Float64 dot products by the documented tree, written out: pad to a power of two, fold the upper half down."""
-    width = 1
-    while width < queries_RH.shape[1]:
-        width *= 2
-    terms = np.zeros((len(queries_RH), len(keys_VH), width))
-    terms[:, :, : queries_RH.shape[1]] = queries_RH[:, None, :].astype(np.float64) * keys_VH[None, :, :]
-    while width > 1:
-        width //= 2
-        terms = terms[:, :, :width] + terms[:, :, width:]
-    return terms[:, :, 0]
-
-
 def check_rows(result: RowScores, queries: Matrix, keys: Matrix, row_ids: Any, k: int, scale: float) -> None:
     """Assert every field of every row against sorting the whole row of float64 dot products."""
-    dots_RV = reference_dots(queries, keys)
+    dots_RV = reference.tree_dots(queries, keys)
     count = len(keys)
     with np.errstate(over="ignore"):
         for r, own in enumerate(row_ids):
@@ -62,7 +50,7 @@ def check_rows(result: RowScores, queries: Matrix, keys: Matrix, row_ids: Any, k
 
 
 def force(monkeypatch: pytest.MonkeyPatch, tiling: Tiling) -> None:
-    monkeypatch.setattr(scoring_cpu, "choose_tiling", lambda kept, count: tiling)
+    monkeypatch.setattr(cpu, "choose_tiling", lambda kept, count: tiling)
 
 
 def assert_same_bits(one: RowScores, other: RowScores) -> None:
@@ -138,16 +126,6 @@ def test_every_field_equals_brute_force(
     check_rows(result, queries, keys, row_ids, k, 0.125)
 
 
-def spread_keys(count: int, width: int, seed: int = 0) -> tuple[Matrix, Matrix]:
-    """Anisotropic queries and keys: decaying spectrum, a common offset, uneven norms, some duplicates."""
-    rng = np.random.default_rng(seed)
-    spectrum = np.arange(1, width + 1) ** -0.7
-    keys = rng.standard_normal((count, width)) * spectrum * np.exp(0.3 * rng.standard_normal((count, 1))) + 0.5
-    queries = rng.standard_normal((count, width)) * spectrum + 0.2
-    keys[count // 2 : count // 2 + 20] = keys[3]
-    return queries.astype(np.float32), keys.astype(np.float32)
-
-
 @pytest.mark.slow
 def test_every_row_of_a_mid_size_vocabulary() -> None:
     queries, keys = spread_keys(2500, 48)
@@ -181,7 +159,7 @@ def test_both_products_give_the_same_results(monkeypatch: pytest.MonkeyPatch) ->
     queries, keys = spread_keys(900, 64)
     results = []
     for onednn in (False, True):
-        monkeypatch.setattr(scoring_cpu, "_onednn_is_faster", lambda width, tiling, choice=onednn: choice)
+        monkeypatch.setattr(cpu, "_onednn_is_faster", lambda width, tiling, choice=onednn: choice)
         results.append(score_rows(queries, PreparedKeys(keys), row_ids_R=np.arange(900), k=9))
     assert_same_bits(*results)
 
@@ -190,19 +168,19 @@ def test_threshold_guess_that_fails_is_redone(monkeypatch: pytest.MonkeyPatch) -
     queries, keys = spread_keys(900, 16)
     row_ids = np.arange(900)
     expected = score_rows(queries, PreparedKeys(keys), row_ids_R=row_ids, k=40)
-    monkeypatch.setattr(scoring_cpu, "sample_rank", lambda kept, seen, count: max(1, kept * seen // count // 3))
+    monkeypatch.setattr(cpu, "sample_rank", lambda kept, seen, count: max(1, kept * seen // count // 3))
     force(monkeypatch, Tiling(rows=64, keys=64))
     assert_same_bits(expected, score_rows(queries, PreparedKeys(keys), row_ids_R=row_ids, k=40))
 
 
 def test_imprecise_product_is_refused_rather_than_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, keys = spread_keys(900, 16)
-    plain = scoring_cpu.PackedKeys.product
+    plain = cpu.PackedKeys.product
 
     def rounded(self: Any, queries_RH: torch.Tensor, tile: int, buffer: torch.Tensor) -> torch.Tensor:
         return plain(self, queries_RH, tile, buffer).bfloat16().float()
 
-    monkeypatch.setattr(scoring_cpu.PackedKeys, "product", rounded)
+    monkeypatch.setattr(cpu.PackedKeys, "product", rounded)
     with pytest.raises(RuntimeError, match="set_float32_matmul_precision"):
         score_rows(queries, PreparedKeys(keys), row_ids_R=np.arange(900), k=4)
 
@@ -260,56 +238,6 @@ def test_near_ties_below_float32_resolution_are_decided_in_float64() -> None:
     assert result.self_rank_R[0] == 1 + sum(value > exact[200] for value in exact)
 
 
-def test_canonical_dot_is_the_documented_tree() -> None:
-    rng = np.random.default_rng(0)
-    for width in (1, 2, 3, 5, 8, 9, 16, 31, 33, 64, 100, 128):
-        queries = rng.standard_normal((6, width)).astype(np.float32)
-        keys = (rng.standard_normal((7, width)) * 10.0 ** rng.integers(-6, 6, width)).astype(np.float32)
-        expected = reference_dots(queries, keys)
-        np.testing.assert_array_equal(scoring_exact.canonical_dots(queries[:, None], keys[None]), expected)
-        sums = [math.fsum(float(a) * float(b) for a, b in zip(queries[0], key, strict=True)) for key in keys]
-        np.testing.assert_allclose(expected[0], sums, rtol=1e-12, atol=1e-12 * np.abs(keys).max())
-
-
-def test_row_moments_are_order_free_and_accurate() -> None:
-    queries, keys = spread_keys(5000, 64)
-    moments = scoring_exact.key_moments(keys)
-    permuted = scoring_exact.key_moments(keys[np.random.default_rng(1).permutation(5000)])
-    torch.testing.assert_close(moments.mean_H, permuted.mean_H, rtol=0, atol=0)
-    for one, other in zip(moments.covariance_pieces, permuted.covariance_pieces, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
-    mean_R, std_R = scoring_exact.row_moments(torch.from_numpy(queries[:300]), moments)
-    one_by_one = [scoring_exact.row_moments(torch.from_numpy(queries[r : r + 1]), moments) for r in range(300)]
-    np.testing.assert_array_equal(mean_R.numpy(), [float(mean) for mean, _ in one_by_one])
-    np.testing.assert_array_equal(std_R.numpy(), [float(std) for _, std in one_by_one])
-    dots = queries[:300].astype(np.float64) @ keys.T.astype(np.float64)
-    np.testing.assert_allclose(mean_R.numpy(), dots.mean(axis=1), rtol=1e-11, atol=1e-12)
-    np.testing.assert_allclose(std_R.numpy(), dots.std(axis=1), rtol=1e-11)
-
-
-@pytest.mark.parametrize("width", [1, 3, 16, 31, 64, 100])
-def test_compiled_row_moments_have_the_bits_of_the_torch_ones(width: int) -> None:
-    queries, keys = spread_keys(900, width)
-    queries[3] = 0
-    queries[4] *= np.float32(1e-38)
-    queries[5] *= np.float32(1e30)
-    queries[6] = 2.0
-    moments = scoring_exact.key_moments(keys)
-    mean_R, std_R = scoring_exact.row_moments(torch.from_numpy(queries), moments)
-    compiled_mean_R, compiled_std_R = scoring_cpu.row_moments(queries, moments)
-    np.testing.assert_array_equal(compiled_mean_R, mean_R.numpy())
-    np.testing.assert_array_equal(compiled_std_R, std_R.numpy())
-
-
-def test_moments_survive_one_huge_outlier() -> None:
-    queries, keys = spread_keys(3000, 8)
-    keys[7] *= 1e6
-    mean_R, std_R = scoring_exact.row_moments(torch.from_numpy(queries), scoring_exact.key_moments(keys))
-    dots = queries.astype(np.float64) @ keys.T.astype(np.float64)
-    np.testing.assert_allclose(std_R.numpy(), dots.std(axis=1), rtol=1e-9, atol=1e-9 * dots.std())
-    np.testing.assert_allclose(mean_R.numpy(), dots.mean(axis=1), rtol=1e-9, atol=1e-9)
-
-
 def test_callers_torch_threads_are_restored() -> None:
     queries, keys = spread_keys(700, 8)
     before = torch.get_num_threads()
@@ -353,10 +281,3 @@ def test_bad_arguments_are_refused(change: dict[str, Any], message: str) -> None
     queries = arguments.pop("queries_RH")
     with pytest.raises(ValueError, match=message):
         score_rows(queries, PreparedKeys(np.ones((10, 3), np.float32)), **arguments)
-
-
-def test_bad_keys_are_refused() -> None:
-    with pytest.raises(ValueError, match="0 rows"):
-        PreparedKeys(np.ones((0, 3), np.float32))
-    with pytest.raises(ValueError, match="'meta' is not supported"):
-        PreparedKeys(np.ones((2, 3), np.float32), device="meta")
