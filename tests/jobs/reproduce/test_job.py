@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 from support.interruptions import Stopping, hashes
 from support.refusals import refused
 
-from qkatlas.jobs.cli.ending import INTERRUPTED
+from qkatlas.jobs.cli.ending import INCOMPLETE
 from qkatlas.jobs.loop import session
 from qkatlas.jobs.main import run as submit
 from qkatlas.jobs.report.content import Report
@@ -366,12 +366,29 @@ def test_it_resumes_and_goes_by_finished_runs(
     with monkeypatch.context() as patch:
         # The runs it stands on are finished and need no shard: it stops within its own.
         patch.setattr(session.Session, "_make_executor", lambda session: Stopping(3))
-        assert submit([*request, "--out", str(tmp_path)]) == INTERRUPTED
+        assert submit([*request, "--out", str(tmp_path)]) == 130
     assert submit([*request, "--out", str(tmp_path)]) == 0
     assert "3 of 12 shards are there already" in capsys.readouterr().err
     assert hashes(Run(tmp_path / whole.name)) == hashes(Run(whole))
     assert submit([*request, "--out", str(tmp_path)]) == 0
     assert "nothing had to be computed" in capsys.readouterr().out
+
+
+def test_a_run_it_stands_on_that_fails_ends_it(
+    random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from qkatlas.jobs.loop import work
+
+    def full(folder: Path, path: str, table: pa.Table) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(work, "write_part", full)
+    assert submit(["reproduce", "--model", str(random_model), "--in-process", "--out", str(tmp_path)]) == INCOMPLETE
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if line.startswith("run ")] == ["run 1: full-vocab as defined"]
+    assert said[-1].startswith("submit: error: 1 shards failed, tracebacks in ")
+    (folder,) = tmp_path.iterdir()
+    assert folder.name.startswith("full-vocab-")
 
 
 def test_without_the_weights_it_says_in_one_line_how_to_get_them(
