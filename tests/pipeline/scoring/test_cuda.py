@@ -89,6 +89,7 @@ def test_missing_device_is_refused() -> None:
         PreparedKeys(np.ones((2, 3), np.float32), device="cuda")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_triton_kernels_give_the_same_bits_through_the_interpreter() -> None:
     """In a process of its own: triton reads TRITON_INTERPRET when it is imported."""
