@@ -23,7 +23,8 @@ import torch
 from torch.nn import functional
 
 from qkatlas.jobs.inputs.resolve import resolve
-from qkatlas.pipeline.models.checkpoint import Architecture, Checkpoint
+from qkatlas.pipeline.models.architecture import Architecture
+from qkatlas.pipeline.models.checkpoint import Checkpoint
 from qkatlas.pipeline.models.forward import PROMPTS_PER_BATCH, Forward, Hook, scores_hook
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.models.weights import ModelWeights

@@ -110,6 +110,8 @@ class AblationJob:
         self._layers = sorted(set(spec.layers))
         if self._layers and self._layers[-1] >= shape.n_layers:
             raise ValueError(f"--layers {self._layers[-1]} is outside the model; choose from 0 to {shape.n_layers - 1}")
+        if spec.loss:
+            model.checkpoint.require_unembedding("give --no-loss, or a checkpoint that has it")
         self.drawn = DrawnPrompts.draw(
             model, words=spec.categories, count=spec.prompts, length=spec.length, seed=spec.seed
         )

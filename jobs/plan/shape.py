@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,18 +74,13 @@ class Shape:
         Raises:
             ValueError: if there is no such configuration, or of an architecture whose shape is not known.
         """
-        from qkatlas.pipeline.models.checkpoint import Architecture
+        from qkatlas.pipeline.models.config import Config
+        from qkatlas.pipeline.models.families import architecture_of
 
-        try:
-            config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise ValueError(f"config.json of {path} cannot be read ({reason}); give a model directory") from error
-        if not isinstance(config, dict):
-            raise ValueError(f"config.json of {path} is not a JSON object; give a model directory")
-        if config.get("model_type") in _GATED:
-            return cls._of_gated(config, path)
-        a = Architecture.from_config(config, str(path))
+        config = Config.read(path)
+        if config.model_type in _GATED:
+            return cls._of_gated(dict(config.values), path)
+        a = architecture_of(config)
         return cls(
             name=str(path), n_layers=a.n_layers, n_heads=a.n_heads, d_model=a.d_model, d_head=a.d_head, d_mlp=a.d_mlp,
             vocab_size=a.vocab_size, n_ctx=a.n_ctx, positions=a.n_ctx, tied=a.tied, computed=True, source="config.json",

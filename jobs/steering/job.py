@@ -88,6 +88,7 @@ class SteeringJob(ModelJob[Steering]):
         self._categories = token_categories(model.vocabulary)
         self._prompts: CategoryPrompts | None = None
         if spec.in_model:
+            model.checkpoint.require_unembedding("leave out --in-model, or give a checkpoint that has it")
             self._prompts = draw_prompts(model, count=spec.prompts, length=spec.length, seed=spec.seed)
         self._states: tuple[np.ndarray, str] | None = None
         self._moment_DD: np.ndarray | None = None
@@ -264,7 +265,7 @@ class SteeringJob(ModelJob[Steering]):
     def _steerable(self, threads: int, weights: HeadWeights) -> SteerableHead:
         if self._moment_DD is None:
             states_VD, _ = self._layer_states(threads)
-            normalised_VD = normalise(states_VD, self.model.checkpoint.architecture.layer_norm_eps, threads=threads)
+            normalised_VD = normalise(states_VD, self.model.checkpoint.architecture.norm.eps, threads=threads)
             self._moment_DD = second_moment(normalised_VD, threads=threads)
         return SteerableHead(
             self._head,

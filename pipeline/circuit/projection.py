@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from qkatlas.pipeline.circuit.kinds import SCORES
 from qkatlas.pipeline.models.blocks import for_blocks
+from qkatlas.pipeline.models.families import family_of
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.models.weights import Weights
 
@@ -95,20 +96,15 @@ def layer_weights(weights: Weights, layer: int) -> HeadWeights:
 
 def _columns_weights(weights: Weights, layer: int, columns: slice) -> HeadWeights:
     """The weights of some columns of a layer's queries and of its keys."""
-    gain_D, shift_D, weight, bias = (
-        weights.tensor(f"h.{layer}.{name}")
-        for name in ("ln_1.weight", "ln_1.bias", "attn.c_attn.weight", "attn.c_attn.bias")
-    )
-    w_qk_D2H, b_qk_2H = (
-        np.concatenate([part[..., columns] for part in np.split(values, 3, axis=-1)[:2]], axis=-1, dtype=np.float64)
-        for values in (weight, bias)
-    )
+    part = family_of(weights.architecture).query_key(weights, layer)
+    assert part.norm.bias_D is not None
+    both = (part.queries, part.keys)
     return HeadWeights(
-        gain_D=gain_D.astype(np.float64),
-        shift_D=shift_D.astype(np.float64),
-        w_qk_D2H=w_qk_D2H,
-        b_qk_2H=b_qk_2H,
-        eps=weights.architecture.layer_norm_eps,
+        gain_D=part.norm.weight_D.astype(np.float64),
+        shift_D=part.norm.bias_D.astype(np.float64),
+        w_qk_D2H=np.concatenate([of.weight_DP[:, columns] for of in both], axis=1, dtype=np.float64),
+        b_qk_2H=np.concatenate([of.bias_P[columns] for of in both if of.bias_P is not None], dtype=np.float64),
+        eps=part.norm.norm.eps,
         scale=weights.architecture.score_scale(layer),
     )
 

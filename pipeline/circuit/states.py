@@ -17,7 +17,9 @@ from torch.nn import functional
 
 from qkatlas.pipeline.circuit.kinds import STATES
 from qkatlas.pipeline.models.blocks import for_blocks
+from qkatlas.pipeline.models.families import family_of
 from qkatlas.pipeline.models.forward import Forward, Hook, for_batches, prompt_batches
+from qkatlas.pipeline.models.gpt2 import POSITIONS
 from qkatlas.pipeline.models.layers import attention_after_bos, attention_at_bos, mlp
 from qkatlas.pipeline.models.weights import ModelWeights, Weights
 from qkatlas.pipeline.text import streams
@@ -69,15 +71,15 @@ class TokenStates:
         self._kind = kind
         self._means_LD = attention_means_LD
         self._threads = threads
-        embedding_VD = weights.tensor("wte.weight")
+        embedding_VD = weights.tensor(family_of(weights.architecture).embedding)
         self.values_VD: Float32[np.ndarray, "V D"] = embedding_VD if token_ids is None else embedding_VD[token_ids]
         if kind == "mean":
-            position_D = weights.tensor("wpe.weight").mean(axis=0, dtype=np.float64)
+            position_D = weights.tensor(POSITIONS).mean(axis=0, dtype=np.float64)
             self.values_VD = self.values_VD + position_D.astype(np.float32)
         if kind == "bos":
             if weights.architecture.n_ctx < 2:
                 raise ValueError("--states bos needs two positions, and the model reads one; use --states mlp")
-            first_D, second_D = weights.tensor("wpe.weight")[:2]
+            first_D, second_D = weights.tensor(POSITIONS)[:2]
             self._bos_1D = embedding_VD[[weights.architecture.require_bos()]] + first_D
             self.values_VD = self.values_VD + second_D
 

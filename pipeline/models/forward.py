@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from qkatlas.pipeline.models.checkpoint import Architecture
+from qkatlas.pipeline.models.architecture import Architecture
+from qkatlas.pipeline.models.family import UNEMBEDDING
 from qkatlas.pipeline.models.weights import ModelWeights
 
 if TYPE_CHECKING:
@@ -254,9 +255,9 @@ def _bridge(weights: ModelWeights, device: torch.device) -> TransformerBridge:
         n_inner=a.d_mlp,
         # The same function in one fused pass, a fifth of the time of a layer's MLP less.
         activation_function="gelu_pytorch_tanh" if a.activation in _TANH_GELU else a.activation,
-        layer_norm_epsilon=a.layer_norm_eps,
-        scale_attn_weights=a.scale_attn_weights,
-        scale_attn_by_inverse_layer_idx=a.scale_attn_by_inverse_layer_idx,
+        layer_norm_epsilon=a.norm.eps,
+        scale_attn_weights=a.score_width is not None,
+        scale_attn_by_inverse_layer_idx=a.scale_by_layer,
         tie_word_embeddings=a.tied,
     )
     config._attn_implementation = "eager"  # the others compute no scores that could be hooked
@@ -266,17 +267,20 @@ def _bridge(weights: ModelWeights, device: torch.device) -> TransformerBridge:
         # Arrays that other processes share are read-only, and nothing here writes to them.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         state = {
-            name if name == "lm_head.weight" else f"transformer.{name}": torch.from_numpy(array)
+            name if name == UNEMBEDDING else f"transformer.{name}": torch.from_numpy(array)
             for name, array in weights.tensors.items()
         }
-    if not a.scale_attn_weights:
+    if a.score_width is None:
         # TransformerBridge divides by sqrt(H) all the same; queries as much longer make up for it.
         for layer in range(a.n_layers):
             for kind in ("weight", "bias"):
                 longer = state[f"transformer.h.{layer}.attn.c_attn.{kind}"].clone()
                 longer[..., : a.d_model] *= math.sqrt(a.d_head)
                 state[f"transformer.h.{layer}.attn.c_attn.{kind}"] = longer
-    state.setdefault("lm_head.weight", state["transformer.wte.weight"])
+    if UNEMBEDDING not in state:
+        # What has no unembedding has no logits; a number that were taken for one would show.
+        none_VD = torch.full((1, 1), torch.nan).expand(a.vocab_size, a.d_model)
+        state[UNEMBEDDING] = state["transformer.wte.weight"] if a.tied else none_VD
     model.load_state_dict(state, assign=True)
     model.to(device).eval().requires_grad_(False)
     bridge: TransformerBridge = build_bridge_from_module(model, "GPT2LMHeadModel", hf_config=model.config)

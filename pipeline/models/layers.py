@@ -1,6 +1,6 @@
 """Parts of a transformer layer as they act on token states: its MLP, and its attention from a token to BOS and itself.
 
-Shapes: D model, N heads of a layer, H head dimension, R rows of one block.
+Shapes: D model, N heads of a layer, H head dimension, R rows of one block, P outputs of a projection.
 """
 
 from __future__ import annotations
@@ -12,61 +12,37 @@ import torch
 from jaxtyping import Float32
 from torch.nn import functional
 
+from qkatlas.pipeline.models.activations import ACTIVATIONS
+from qkatlas.pipeline.models.families import family_of
+from qkatlas.pipeline.models.family import NormWeights, Projection
 from qkatlas.pipeline.models.weights import Weights
 
 Part = Callable[[torch.Tensor], torch.Tensor]
 """What a part adds to the residual stream, as a function of the stream: [R, D] -> [R, D]."""
 
-_ACTIVATIONS: dict[str, Part] = {
-    "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
-    "gelu_fast": lambda x: functional.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-    "gelu": functional.gelu,
-    "relu": functional.relu,
-    "silu": functional.silu,
-    "swish": functional.silu,
-    "tanh": torch.tanh,
-}
-
 
 def mlp(weights: Weights, layer: int) -> Part:
-    """A layer's x -> MLP(LN2(x))."""
-    gain, shift, w_in, b_in, w_out, b_out = _tensors(
-        weights,
-        layer,
-        *("ln_2.weight", "ln_2.bias", "mlp.c_fc.weight", "mlp.c_fc.bias", "mlp.c_proj.weight", "mlp.c_proj.bias"),
-    )
-    activation = _ACTIVATIONS[weights.architecture.activation]
-    eps = weights.architecture.layer_norm_eps
-
-    def add(x_RD: torch.Tensor) -> torch.Tensor:
-        normed_RD = functional.layer_norm(x_RD, gain.shape, gain, shift, eps)
-        return torch.addmm(b_out, activation(torch.addmm(b_in, normed_RD, w_in)), w_out)
-
-    return add
+    """A layer's x -> MLP(norm(x))."""
+    block = family_of(weights.architecture).mlp(weights, layer)
+    normed, inside, outside = _norm(block.norm), _project(block.inside), _project(block.outside)
+    activation = ACTIVATIONS[weights.architecture.activation]
+    return lambda x_RD: outside(activation(inside(normed(x_RD))))
 
 
 def attention_after_bos(weights: Weights, layer: int, bos_1D: Float32[np.ndarray, "1 D"]) -> Part:
-    """A layer's x -> Attention(LN1(x)) for tokens at position 1, whose only other key is BOS at position 0.
+    """A layer's x -> Attention(norm(x)) for tokens at position 1, whose only other key is BOS at position 0.
 
     Args:
         weights: the model.
         layer: the layer, from 0.
         bos_1D: float32 [1, D], what enters the layer at BOS.
     """
-    architecture = weights.architecture
-    gain, shift, w_qkv, b_qkv, w_out, b_out = _tensors(
-        weights,
-        layer,
-        *("ln_1.weight", "ln_1.bias", "attn.c_attn.weight", "attn.c_attn.bias"),
-        *("attn.c_proj.weight", "attn.c_proj.bias"),
-    )
-    eps, scale, n_heads = architecture.layer_norm_eps, architecture.score_scale(layer), architecture.n_heads
+    scale, n_heads = weights.architecture.score_scale(layer), weights.architecture.n_heads
+    normed, fused, output = _attention(weights, layer)
+    project_all = _project(fused)
 
     def project(x_RD: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        normed_RD = functional.layer_norm(x_RD, gain.shape, gain, shift, eps)
-        qkv = torch.addmm(b_qkv, normed_RD, w_qkv).reshape(len(x_RD), 3, n_heads, -1)
-        return qkv.unbind(dim=1)
+        return project_all(normed(x_RD)).reshape(len(x_RD), 3, n_heads, -1).unbind(dim=1)
 
     _, bos_key_1NH, bos_value_1NH = project(torch.from_numpy(bos_1D))
 
@@ -75,29 +51,41 @@ def attention_after_bos(weights: Weights, layer: int, bos_1D: Float32[np.ndarray
         difference_RN1 = (query_RNH * (key_RNH - bos_key_1NH)).sum(dim=2, keepdim=True) * scale
         own_RN1 = torch.sigmoid(difference_RN1)  # the softmax over two keys
         mixed_RNH = bos_value_1NH + own_RN1 * (value_RNH - bos_value_1NH)
-        return torch.addmm(b_out, mixed_RNH.reshape(len(x_RD), -1), w_out)
+        return output(mixed_RNH.reshape(len(x_RD), -1))
 
     return add
 
 
 def attention_at_bos(weights: Weights, layer: int) -> Part:
-    """A layer's x -> Attention(LN1(x)) for BOS at position 0, whose only key is itself."""
-    d_model = weights.architecture.d_model
-    gain, shift, w_qkv, b_qkv, w_out, b_out = _tensors(
-        weights,
-        layer,
-        *("ln_1.weight", "ln_1.bias", "attn.c_attn.weight", "attn.c_attn.bias"),
-        *("attn.c_proj.weight", "attn.c_proj.bias"),
+    """A layer's x -> Attention(norm(x)) for BOS at position 0, whose only key is itself."""
+    normed, fused, output = _attention(weights, layer)
+    first = 2 * weights.architecture.d_model
+    values = _project(Projection(fused.weight_DP[:, first:], None if fused.bias_P is None else fused.bias_P[first:]))
+    return lambda x_RD: output(values(normed(x_RD)))
+
+
+def _attention(weights: Weights, layer: int) -> tuple[Part, Projection, Part]:
+    """A layer's norm, its projections to queries, keys and values side by side, and its output projection."""
+    family = family_of(weights.architecture)
+    scores, mixing = family.query_key(weights, layer), family.value_output(weights, layer)
+    parts = (scores.queries, scores.keys, mixing.values)
+    fused = Projection(
+        np.concatenate([part.weight_DP for part in parts], axis=1),
+        np.concatenate([part.bias_P for part in parts if part.bias_P is not None]),
     )
-    eps = weights.architecture.layer_norm_eps
-
-    def add(x_RD: torch.Tensor) -> torch.Tensor:
-        normed_RD = functional.layer_norm(x_RD, gain.shape, gain, shift, eps)
-        value_RD = torch.addmm(b_qkv[2 * d_model :], normed_RD, w_qkv[:, 2 * d_model :])
-        return torch.addmm(b_out, value_RD, w_out)
-
-    return add
+    return _norm(scores.norm), fused, _project(mixing.output)
 
 
-def _tensors(weights: Weights, layer: int, *names: str) -> tuple[torch.Tensor, ...]:
-    return tuple(torch.from_numpy(weights.tensor(f"h.{layer}.{name}")) for name in names)
+def _norm(norm: NormWeights) -> Part:
+    assert norm.norm.kind == "layer"
+    assert norm.bias_D is not None
+    weight_D, bias_D = torch.from_numpy(norm.weight_D), torch.from_numpy(norm.bias_D)
+    return lambda x_RD: functional.layer_norm(x_RD, weight_D.shape, weight_D, bias_D, norm.norm.eps)
+
+
+def _project(projection: Projection) -> Part:
+    weight_DP = torch.from_numpy(projection.weight_DP)
+    if projection.bias_P is None:
+        return lambda x_RD: x_RD @ weight_DP
+    bias_P = torch.from_numpy(projection.bias_P)
+    return lambda x_RD: torch.addmm(bias_P, x_RD, weight_DP)

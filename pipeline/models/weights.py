@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from qkatlas.pipeline.models.checkpoint import Architecture, Checkpoint
+from qkatlas.pipeline.models.architecture import Architecture
 
 
 @runtime_checkable
@@ -20,8 +20,12 @@ class Weights(Protocol):
         """The model's shape."""
         ...
 
+    def tensor_names(self) -> Iterable[str]:
+        """Names of all tensors that the model is made of."""
+        ...
+
     def tensor(self, name: str) -> np.ndarray:
-        """A float32 tensor by its Hugging Face name without the `transformer.` prefix; not to be changed."""
+        """A float32 tensor by its name in the family, without prefixes; not to be changed."""
         ...
 
 
@@ -32,7 +36,7 @@ class ModelWeights:
     Attributes:
         key: hash of the weights.
         architecture: the model's shape.
-        tensors: float32 arrays by Hugging Face name.
+        tensors: float32 arrays by their names in the family.
     """
 
     key: str
@@ -40,14 +44,18 @@ class ModelWeights:
     tensors: Mapping[str, np.ndarray]
 
     @classmethod
-    def read(cls, checkpoint: Checkpoint, key: str) -> ModelWeights:
-        """Read all weights of a checkpoint.
+    def read(cls, weights: Weights, key: str) -> ModelWeights:
+        """Read all weights of a model.
 
         Args:
-            checkpoint: the model.
+            weights: the model.
             key: hash of its weights.
         """
-        return cls(key, checkpoint.architecture, {name: checkpoint.tensor(name) for name in checkpoint.tensor_names()})
+        return cls(key, weights.architecture, {name: weights.tensor(name) for name in weights.tensor_names()})
+
+    def tensor_names(self) -> Iterable[str]:
+        """See `Weights.tensor_names`."""
+        return self.tensors
 
     def tensor(self, name: str) -> np.ndarray:
         """See `Weights.tensor`."""

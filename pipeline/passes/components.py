@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qkatlas.pipeline.models.checkpoint import Architecture
+from qkatlas.pipeline.models.architecture import Architecture
 from qkatlas.pipeline.models.head import Head
 
 NONE, EMBED, POS_EMBED, ATTN, MLP, MLP_RESIDUAL, HEAD = (

@@ -149,7 +149,7 @@ def test_factors_and_normalised_states_are_those_of_the_models_bilinear_scores(
 ) -> None:
     checkpoint = Checkpoint.open(random_model)
     head = Head(1, 3)
-    eps = checkpoint.architecture.layer_norm_eps
+    eps = checkpoint.architecture.norm.eps
     states_VD = TokenStates(checkpoint, "mlp", threads=1).advance_to(head.layer)
     normalised_VD = normalise(states_VD, eps, threads=2)
     assert normalised_VD.dtype == np.float32
@@ -191,7 +191,7 @@ def test_the_planted_target_has_its_negative_self_energy_far_beyond_the_null(
     checkpoint = Checkpoint.open(planted_tiny)
     target = Head.parse(planted_truth["target"])
     states_VD = TokenStates(checkpoint, "mlp", threads=1).advance_to(target.layer)
-    moment_DD = second_moment(normalise(states_VD, checkpoint.architecture.layer_norm_eps, threads=1), threads=1)
+    moment_DD = second_moment(normalise(states_VD, checkpoint.architecture.norm.eps, threads=1), threads=1)
 
     def null(head: Head) -> SpectrumNull:
         return compare_with_null(head_spectrum(*bilinear_factors(checkpoint, head)), moment_DD, head, seed=0)

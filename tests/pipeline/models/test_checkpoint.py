@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.checkpoints import edit_config, edit_weights
 
 from qkatlas.pipeline.models.checkpoint import Checkpoint
 
@@ -20,19 +21,9 @@ def copy(random_model: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(random_model, tmp_path / "model"))
 
 
-def edit_config(folder: Path, **changes: object) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **changes}))
-
-
-def edit_weights(folder: Path, edit: Callable[[dict[str, torch.Tensor]], None]) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    edit(tensors)
-    save_file(tensors, folder / "model.safetensors")
-
-
 def test_architecture_and_tensors_are_those_of_the_files(random_model: Path) -> None:
     checkpoint = Checkpoint.open(random_model)
+    assert checkpoint.architecture.family == "gpt2"
     assert (checkpoint.architecture.n_layers, checkpoint.architecture.n_heads) == (3, 8)
     assert checkpoint.architecture.d_head == 8
     assert checkpoint.architecture.score_scale(2) == 1 / np.sqrt(8)
@@ -54,7 +45,20 @@ def test_a_sharded_checkpoint_and_one_without_prefix_read_the_same(copy: Path, r
     sharded, single = Checkpoint.open(copy), Checkpoint.open(random_model)
     for name in names:
         np.testing.assert_array_equal(sharded.tensor(name), single.tensor(name))
-    assert len(sharded.file_hashes()) == 2
+    assert len(sharded.tensors.files) == 2
+
+
+def test_the_identity_of_a_gpt2_is_what_it_always_was(random_model: Path) -> None:
+    identity = Checkpoint.open(random_model).identity()
+    digest = hashlib.sha256((random_model / "model.safetensors").read_bytes()).hexdigest()
+    assert identity == {
+        "architecture": {
+            "n_layers": 3, "n_heads": 8, "d_model": 64, "d_mlp": 256, "vocab_size": 211, "n_ctx": 48,
+            "layer_norm_eps": 1e-5, "activation": "gelu_new", "scale_attn_weights": True,
+            "scale_attn_by_inverse_layer_idx": False, "bos_token_id": 0, "tied": True,
+        },
+        "weights_sha256": digest,
+    }  # fmt: skip
 
 
 def test_half_precision_weights_become_float32(copy: Path) -> None:

@@ -58,7 +58,7 @@ def test_logits_equal_hugging_faces_with_an_unembedding_of_its_own_or_not(
 
 def test_models_of_the_same_weights_and_another_configuration_are_kept_apart(random_model: Path) -> None:
     plain = ModelWeights.read(Checkpoint.open(random_model), "same")
-    other = ModelWeights("same", replace(plain.architecture, scale_attn_by_inverse_layer_idx=True), plain.tensors)
+    other = ModelWeights("same", replace(plain.architecture, scale_by_layer=True), plain.tensors)
     tokens_PT = np.arange(20).reshape(1, 20)
 
     def residual(weights: ModelWeights) -> np.ndarray:
