@@ -21,6 +21,7 @@ from qkatlas.pipeline.circuit import steering_measures as measures
 from qkatlas.pipeline.circuit.kin import kin_scores
 from qkatlas.pipeline.circuit.projection import HeadInputs, HeadWeights, head_inputs
 from qkatlas.pipeline.circuit.steering import Steered
+from qkatlas.pipeline.circuit.summary import mean, rank_summary, std
 from qkatlas.pipeline.models.forward import Forward, for_batches, prompt_batches
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.models.weights import ModelWeights
@@ -149,14 +150,14 @@ def score_point(grant: Grant, shard: Shard, grid: GridInputs, steered: Steered) 
     precision = measures.category_precision(scores.key_ids_RK, grid.categories)
     summary = {
         "dose": steered.dose,
-        **measures.rank_summary(scores.self_rank_R),
-        "self_z_mean": measures.mean(self_z_V),
-        "kin_z_mean": measures.mean(kin_z_V),
+        **rank_summary(scores.self_rank_R, tops=(1, 10, 128, 1024)),
+        "self_z_mean": mean(self_z_V),
+        "kin_z_mean": mean(kin_z_V),
         "overlap_at_k": float(overlap_V.mean()),
-        "spearman": measures.mean(correlation_R),
-        "spearman_std": measures.std(correlation_R),
+        "spearman": mean(correlation_R),
+        "spearman_std": std(correlation_R),
         "spearman_rows": len(correlation_R),
-        "category_precision_at_k": measures.mean(precision),
+        "category_precision_at_k": mean(precision),
         "category_tokens": len(precision),
     }
     tables = {"steered": steered_table(scores, self_z_V, kin_z_V, overlap_V)}
