@@ -22,6 +22,9 @@ class Identified(Protocol):
 def digest_of(shared: Any) -> str:
     """SHA-256 of a value: its own identity where it has one, else its arrays, numbers and texts, bit for bit.
 
+    Order counts, that of a mapping's keys too: who goes through them may come to other results in another order. What
+    a sequence, a mapping or a dataclass is called does not.
+
     Args:
         shared: arrays, numbers, texts, None; sequences, mappings and dataclasses of these.
 
@@ -41,14 +44,16 @@ def _pieces(value: Any) -> Any:
     """The bytes of a value, piece by piece; each is hashed with its length, so that no two values run together."""
     if isinstance(value, Identified):
         yield f"identity {value.identity()}".encode()
-    elif isinstance(value, np.ndarray):
-        yield f"array {value.dtype.str} {value.shape}".encode()
+    elif isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray) and not value.dtype.hasobject:
+        yield f"array {value.dtype.descr} {value.shape}".encode()
         yield np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
     elif value is None or isinstance(value, bool | int | float | str | np.generic):
         yield f"{type(value).__name__} {value!r}".encode()
     elif isinstance(value, bytes):
+        yield b"bytes"
         yield value
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield f"fields {len(dataclasses.fields(value))}".encode()
         for field in dataclasses.fields(value):
             yield field.name.encode()
             yield from _pieces(getattr(value, field.name))

@@ -93,7 +93,7 @@ def submit(
             steps = _fitted(job.steps(), run.plan_or_load(request, job.plan(), job.covers))
             missing = run.missing([shard for step in steps for shard in step.shards])
             clock.lap("looking")
-            if missing:
+            if missing or any(_overtaken(step, run) for step in steps):
                 executor.start(grant)
                 clock.lap(f"starting {executor.name}")
                 computed, failures = _Computing(job, context, steps, executor, grant, progress).compute(missing)
@@ -164,8 +164,8 @@ class _Computing:
         count = 0
         rest = Failure("Missing", "what it stands on failed, or its parts were changed", "")
         lost = False
-        for _ in range(_ROUNDS):
-            if not missing or self._failures or lost:
+        for number in range(_ROUNDS):
+            if (number and not missing) or self._failures or lost:
                 break
             self._progress.begin(self._shards, missing, self._job.scores_in)
             self._computed = set()
@@ -213,8 +213,7 @@ class _Computing:
         Those are the missing ones, and those that were committed but stand on what has changed since.
         """
         todo = [shard for shard in step.shards if shard.name in missing]
-        anew = any(shard.name in self._computed for before in step.after for shard in before.shards)
-        if not todo and not (anew and step.shards):
+        if not todo and not _overtaken(step, self._run):
             return
         self._context.clock.lap(_COMPUTING)
         shared = step.share(self._context)
@@ -242,6 +241,17 @@ class _Computing:
         self._failures[shard.name] = failure
         self._run.note_failure(shard.name, failure.trace or str(failure))
         self._progress.failed(shard, failure)
+
+
+def _overtaken(step: Step[Any, Any], run: Run) -> bool:
+    """Whether something that a step stands on was committed after shards of its own, now or by a driver that ended then.
+
+    What is shared must then be made again: its digest says whether these shards still hold.
+    """
+    places = {name: place for place, name in enumerate(run.receipts())}
+    own = [places[shard.name] for shard in step.shards if shard.name in places]
+    below = [places[shard.name] for before in step.after for shard in before.shards if shard.name in places]
+    return bool(own and below) and max(below) > min(own)
 
 
 def _fitted(steps: Sequence[Step[Any, Any]], shards: Sequence[Shard]) -> Sequence[Step[Any, Any]]:

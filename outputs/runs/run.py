@@ -183,9 +183,9 @@ class Run:
         groups = {shard.name: shard.group for shard in shards}
         newest = {groups[name]: receipt.inputs for name, receipt in receipts.items() if name in groups}
         fit = {
-            shard.name: receipts[shard.name]
-            for shard in shards
-            if shard.name in receipts and receipts[shard.name].inputs == newest[shard.group]
+            name: receipt
+            for name, receipt in receipts.items()
+            if name in groups and receipt.inputs == newest[groups[name]]
         }
         # Each file is hashed once a driver; the commit looks at all of them once more.
         unseen = {name: receipt for name, receipt in fit.items() if self._sound.get(name) != receipt}
@@ -205,6 +205,7 @@ class Run:
         """
         self._require_driving(False)
         self._journal.append(receipt)
+        self._sound.pop(receipt.shard, None)
         self._sound[receipt.shard] = receipt
 
     def note_failure(self, shard: str, trace: str) -> None:
@@ -218,7 +219,7 @@ class Run:
             self.failure_log.append(f"shard {shard}\n{trace.rstrip()}\n".encode())
 
     def receipts(self) -> dict[str, Receipt]:
-        """The receipts of the shards found sound or recorded by this driver, by the shard's name."""
+        """The receipts of the shards found sound or recorded by this driver, by the shard's name, oldest first."""
         return dict(self._sound)
 
     def committed(self) -> dict[str, Receipt]:
