@@ -53,6 +53,7 @@ def test_the_newest_run_is_called_latest(tmp_path: Path) -> None:
         store.find(tmp_path, "latest")
     newest = made(tmp_path, "2026-01-01T00:30:00+00:00", n=1)
     made(tmp_path, "2026-01-01T01:00:00+02:00", n=2)  # an hour and a half earlier
+    made(tmp_path, "2025-12-25T00:00:00", n=5)  # whatever the zone
     damaged = made(tmp_path, "2027-01-01T00:00:00+00:00", n=3)
     (Path(damaged.folder) / "manifest.json").write_text("{")
     assert store.find(tmp_path, "latest").folder == newest.folder
