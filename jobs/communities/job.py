@@ -21,7 +21,7 @@ from qkatlas.jobs.inputs.source import SourceRun
 from qkatlas.jobs.loop.job import Host, Job
 from qkatlas.jobs.loop.step import Context, Step
 from qkatlas.jobs.loop.table import Table
-from qkatlas.outputs.places.folder import open_folder
+from qkatlas.outputs.places.open import open_folder
 from qkatlas.outputs.runs.reader import read_parts
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
