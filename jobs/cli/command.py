@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,6 +28,8 @@ def command_of(declaration: Declaration) -> click.Command:
 
     def run(**given: Any) -> int:
         request = Request(**taken(Request, given))
+        if not declaration.uses_gpus:
+            request = _without_gpus(request, declaration.name)
         if request.is_remote:
             return hand_over(request, click.get_current_context())
         common = {option.name: getattr(request, option.name) for option in declaration.options if option.common}
@@ -47,7 +50,21 @@ def command_of(declaration: Declaration) -> click.Command:
 
     own = [option for option in declaration.options if not option.common]
     shared = [option for option in options_of(Request) if declaration.opens_model or option.name != "model"]
+    if not declaration.uses_gpus:
+        said = {"metavar": "0", "help": "None: it runs on CPUs.", "shown_default": "0"}
+        shared = [replace(option, **said) if option.name == "gpus" else option for option in shared]
     return click.Command(declaration.name, callback=run, params=parameters([*own, *shared]), help=declaration.summary)
+
+
+def _without_gpus(request: Request, job: str) -> Request:
+    """The request of a job that runs on CPUs alone.
+
+    Raises:
+        ValueError: if it asks for GPUs.
+    """
+    if request.gpus:
+        raise ValueError(f"--gpus {request.gpus} is more than {job} can use, which runs on CPUs; leave it out")
+    return replace(request, gpus=0)
 
 
 def out_option(command: Any) -> Any:
@@ -102,6 +119,8 @@ def _option(option: Option) -> click.Option:
     kind: Any = option.kind
     if option.read is not None:
         kind = InputFile()
+    elif option.writes:
+        kind = click.Path(path_type=Path)
     elif option.choices:
         kind = Choice(option.choices)
     elif option.parse is not None:

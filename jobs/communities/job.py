@@ -1,89 +1,63 @@
-"""`submit communities`: the graph of nearest keys of a full-vocab run, its communities and its map."""
+"""How `communities` is planned, computed and finished: the graph of nearest keys, its communities and its map.
+
+Shapes: N vertices, E edges, R restarts.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import resource
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+from rich.table import Table as Printed
 
-from qkatlas.cluster.executor import Executor, Grant
+from qkatlas.jobs.communities.answer import largest_communities
+from qkatlas.jobs.communities.graph_file import require_replaceable, write_graphml
+from qkatlas.jobs.communities.spec import Communities
+from qkatlas.jobs.communities.work import Search, search
 from qkatlas.jobs.inputs.source import SourceRun
-from qkatlas.jobs.loop.clock import Clock
-from qkatlas.outputs.places.folder import Folder
-from qkatlas.outputs.runs.journal import Receipt
-from qkatlas.outputs.runs.part import Part, write_part
+from qkatlas.jobs.loop.job import Host, Job
+from qkatlas.jobs.loop.step import Context, Step
+from qkatlas.jobs.loop.table import Table
+from qkatlas.outputs.places.open import open_folder
 from qkatlas.outputs.runs.reader import read_parts
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.outputs.schemas import communities as schemas_graph
-from qkatlas.pipeline.graph.communities import QUALITY, agreement, find_communities, stability
+from qkatlas.pipeline.graph.communities import agreement, stability
 from qkatlas.pipeline.graph.layout import map_layout
-from qkatlas.pipeline.graph.neighbours import SYMMETRISE, Graph, neighbour_graph, vertex_order
+from qkatlas.pipeline.graph.neighbours import Graph, neighbour_graph, vertex_order
 
-_DEFAULT_RESOLUTION = {"rb": 1.5}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Communities:
-    """The communities of one full-vocab run."""
-
-    source: str
-    """Id of the full-vocab run."""
-    neighbours: int = 8
-    """Best keys that a token is linked to, itself left out."""
-    symmetrise: str = "union"
-    """Which links make an edge: `union` either way, `mutual` both ways, `directed` each as it is."""
-    quality: str = "rb"
-    """What Leiden maximises: `modularity`, `rb` (Reichardt and Bornholdt's configuration model) or `cpm`."""
-    resolution: float | None = None
-    """The higher, the smaller the communities; 1.5 for `rb` if not given; `modularity` has none."""
-    restarts: int = 10
-    """Times that Leiden is run; the best quality is kept."""
-    seed: int = 0
-    """Seed of the restarts and of the map."""
-
-    def __post_init__(self) -> None:
-        for name, value, known in (("symmetrise", self.symmetrise, SYMMETRISE), ("quality", self.quality, QUALITY)):
-            if value not in known:
-                raise ValueError(f"--{name} {value!r} is unknown; choose one of {', '.join(known)}")
-        for name, number, least in (("neighbours", self.neighbours, 1), ("restarts", self.restarts, 1)):
-            if number < least:
-                raise ValueError(f"--{name} {number} is below {least}; choose {least} or more")
-        if self.seed < 0:
-            raise ValueError(f"--seed {self.seed} is negative; choose 0 or more")
-        if self.quality == "modularity":
-            if self.resolution is not None:
-                raise ValueError(f"--resolution {self.resolution} does not fit modularity; choose --quality rb or cpm")
-            return
-        if self.resolution is None:
-            if self.quality not in _DEFAULT_RESOLUTION:
-                raise ValueError(f"--quality {self.quality} needs --resolution, a density of edges such as 0.01")
-            object.__setattr__(self, "resolution", _DEFAULT_RESOLUTION[self.quality])
-        elif not 0 < self.resolution < float("inf"):
-            raise ValueError(f"--resolution {self.resolution} is no number above 0; choose one such as 1.5")
+EDGES = Table(name="edges", rows="one row an edge", schema=schemas_graph.EDGES)
+COMMUNITIES = Table(name="communities", rows="one row a token", schema=schemas_graph.COMMUNITIES)
+RESTARTS = Table(name="restarts", rows="one row a restart", schema=schemas_graph.RESTARTS)
+MEMBERSHIPS = Table(
+    name="memberships", rows="one row a token", schema=schemas_graph.MEMBERSHIPS,
+    file="memberships/restart={restart}/part-{part:05d}.parquet", shown={"restart": "N"},
+)  # fmt: skip
 
 
-class CommunitiesJob:
-    """How `communities` is planned, computed and finished: each restart of Leiden is a shard.
+class CommunitiesJob(Job[Communities]):
+    """Restarts of Leiden on one graph, each a shard.
 
     Args:
         spec: what is asked for.
         source: the run it names.
-        token_ids: int32, the tokens that become vertices, ascending; None = the whole vocabulary.
 
     Raises:
         ValueError: if the request does not fit the run.
     """
 
     name = "communities"
+    tables = (COMMUNITIES, EDGES, RESTARTS, MEMBERSHIPS)
+    shows = ("communities", "edges", "restarts", "memberships")
+    look = ("communities.parquet", '.groupby("community").stability.describe()')
+    opened = "checking the source run"
+    threads = 1
 
-    def __init__(self, spec: Communities, source: SourceRun, token_ids: np.ndarray | None = None) -> None:
+    def __init__(self, spec: Communities, source: SourceRun) -> None:
         vocab_size = len(source.tokens)
         if vocab_size < 2:
             raise ValueError(
@@ -100,29 +74,71 @@ class CommunitiesJob:
                 f"{source.top_k} each, perhaps the token itself among them; {', or '.join(remedies)}"
             )
         self.spec = spec
-        self.model = source
-        self._token_ids = np.arange(vocab_size, dtype=np.int32) if token_ids is None else token_ids
-        self._subset = None if token_ids is None else hashlib.sha256(token_ids.tobytes()).hexdigest()
+        self._source = source
+        self._token_ids = np.arange(vocab_size, dtype=np.int32)
+        self._chosen = spec.tokens()
+        if self._chosen is not None:
+            self._chosen.require_inside(vocab_size)
+            self._token_ids = np.array(sorted(self._chosen.token_ids), np.int32)
         self._graph: Graph | None = None
+
+    @classmethod
+    def open(cls, spec: Communities, host: Host) -> Self:
+        """Find the run in the folder of all runs, and check every file of it.
+
+        Raises:
+            ValueError: if there is no such run, it is damaged, the request does not fit it, or the graph cannot be
+                exported.
+        """
+        if spec.export is not None:
+            require_replaceable(spec.export)
+        return cls(spec, SourceRun.open(open_folder(host.request.out), spec.run))
+
+    @property
+    def model(self) -> SourceRun:
+        """The run that stands for its model."""
+        return self._source
 
     def settings(self) -> dict[str, Any]:
         """The settings that change results; a subset of the vocabulary by its size and hash."""
-        subset = None if self._subset is None else {"count": len(self._token_ids), "sha256": self._subset}
-        return {**asdict(self.spec), "tokens": subset}
+        spec, tokens = self.spec, None
+        if self._chosen is not None:
+            digest = hashlib.sha256(self._token_ids.tobytes()).hexdigest()
+            tokens = {"count": len(self._token_ids), "sha256": digest}
+        return {
+            "source": self._source.run_id,
+            "neighbours": spec.neighbours,
+            "symmetrise": spec.symmetrise,
+            "quality": spec.quality,
+            "resolution": spec.resolution,
+            "restarts": spec.restarts,
+            "seed": spec.seed,
+            "tokens": tokens,
+        }
 
-    def plan(self) -> list[Shard]:
-        """One shard a restart."""
-        return [Shard(f"restart-{restart:04d}", "graph", {"restart": restart}) for restart in range(self.spec.restarts)]
+    def notes(self) -> Iterable[str]:
+        """Whether the counts may be of another tokenizer."""
+        texts = None if self._chosen is None else self._source.texts()
+        if self._chosen is not None and texts is not None and (warning := self._chosen.mismatch(texts)):
+            yield warning
 
-    def covers(self, shards: Sequence[Shard]) -> bool:
-        """Whether shards are all restarts."""
-        return list(shards) == self.plan()
+    def steps(self) -> Sequence[Step[Any, Any]]:
+        """One step: no restart needs another."""
+        return [
+            Step(
+                kind="restart",
+                shards=[
+                    Shard(f"restart-{restart:04d}", "graph", {"restart": restart}, "restart")
+                    for restart in range(self.spec.restarts)
+                ],
+                share=lambda context: self._search(),
+                each=lambda shard: shard.bounds["restart"],
+                compute=search,
+                preparing="graph",
+            )
+        ]
 
-    def scores_in(self, shard: Shard) -> int:
-        """None: the scores are the source run's."""
-        return 0
-
-    def prepare(self, threads: int, clock: Clock) -> None:
+    def prepare(self, context: Context) -> None:
         """Build the graph, before anything is written.
 
         Raises:
@@ -134,73 +150,26 @@ class CommunitiesJob:
                 f"the graph of {len(graph.token_ids_N)} tokens has no edge; choose more --neighbours or tokens, "
                 "or --symmetrise union"
             )
-        clock.lap("graph")
+        context.clock.lap("graph")
 
     def graph(self) -> Graph:
         """The graph, built once; its vertices are in an order that token ids have no part in."""
         if self._graph is None:
-            spellings = self.model.tokens["bytes"].take(self._token_ids).to_pylist()
+            spellings = self._source.tokens["bytes"].take(self._token_ids).to_pylist()
             self._graph = neighbour_graph(
-                self.model.key_ids(),
+                self._source.key_ids(),
                 vertex_order(self._token_ids, spellings),
                 neighbours=self.spec.neighbours,
                 symmetrise=self.spec.symmetrise,
             )
         return self._graph
 
-    def stages(self, missing: Sequence[Shard]) -> list[list[Shard]]:
-        """One stage: no restart needs another."""
-        return [list(missing)]
+    def _search(self) -> Search:
+        spec = self.spec
+        return Search(graph=self.graph(), quality=spec.quality, resolution=spec.resolution, seed=spec.seed)
 
-    def tasks(
-        self, stage: Sequence[Shard], run: Run, executor: Executor, threads: int, clock: Clock
-    ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
-        """The restarts with the graph, which they share."""
-        graph = self.graph()
-        digest = graph.sha256()
-        shared = executor.put(graph)
-        folder = run.folder
-        for shard in stage:
-            yield shard, (folder, digest, shared, self.spec)
-
-    @staticmethod
-    def run_shard(grant: Grant, shard: Shard, folder: Folder, digest: str, graph: Graph, spec: Communities) -> Receipt:
-        """Run Leiden once and write the partition; runs on a worker.
-
-        Raises:
-            OSError: if it cannot be written.
-        """
-        started = time.perf_counter()
-        restart = shard.bounds["restart"]
-        community_N, quality = find_communities(
-            graph, quality=spec.quality, resolution=spec.resolution, seed=spec.seed, restart=restart
-        )
-        order_N = np.argsort(graph.token_ids_N)
-        table = pa.Table.from_arrays(
-            [pa.array(graph.token_ids_N[order_N]), pa.array(community_N[order_N])], schema=schemas_graph.MEMBERSHIPS
-        )
-        n_communities = int((np.bincount(community_N) > 1).sum())
-        return Receipt(
-            shard=shard.name,
-            inputs=digest,
-            parts=(write_part(folder, f"memberships/restart={restart}/part-00000.parquet", table),),
-            measures={
-                "seconds": round(time.perf_counter() - started, 4),
-                "tokens": len(graph.token_ids_N),
-                "edges": len(graph.source_E),
-                "isolated_tokens": graph.n_isolated,
-                "tokens_short_of_neighbours": graph.n_short,
-                "communities": n_communities,
-                "quality": quality,
-                "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-                "device": "cpu",
-                "cpus": 1,
-            },
-            summary={"quality": quality, "n_communities": n_communities},
-        )
-
-    def reduce(self, run: Run) -> list[Part]:
-        """Write the graph, the best partition with its map, and how the restarts compare."""
+    def reduce(self, run: Run) -> Mapping[str, pa.Table]:
+        """The graph, the best partition with its map, and how the restarts compare."""
         graph, committed = self.graph(), run.receipts()
         receipts = [committed[shard.name] for shard in self.plan()]
         order_N = np.argsort(graph.token_ids_N)
@@ -233,11 +202,24 @@ class CommunitiesJob:
             }
             for restart, receipt in enumerate(receipts)
         ]
-        return [
-            run.write_table("edges.parquet", _edges_table(graph)),
-            run.write_table("communities.parquet", pa.Table.from_arrays(communities, schema=schemas_graph.COMMUNITIES)),
-            run.write_table("restarts.parquet", pa.Table.from_pylist(restarts, schema=schemas_graph.RESTARTS)),
-        ]
+        return {
+            "edges": _edges_table(graph),
+            "communities": pa.Table.from_arrays(communities, schema=schemas_graph.COMMUNITIES),
+            "restarts": pa.Table.from_pylist(restarts, schema=schemas_graph.RESTARTS),
+        }
+
+    def answer(self, run: Run) -> Printed:
+        """The largest communities."""
+        return largest_communities(run, self._source)
+
+    def finished(self, run: Run) -> None:
+        """Export the graph, where that was asked for.
+
+        Raises:
+            ValueError: if the file cannot be written.
+        """
+        if self.spec.export is not None:
+            write_graphml(self.spec.export, run, self._source)
 
 
 def _edges_table(graph: Graph) -> pa.Table:

@@ -10,4 +10,5 @@ JOB = Declaration(
     package=__name__,
     job="job:HeadScanJob",
     plan="plan:plan_head_scan",
+    sections="sections:SECTIONS",
 )

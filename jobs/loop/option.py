@@ -31,6 +31,7 @@ class Option:
             one.
         read: makes the value of the content of a file of this machine, given its path; such a file travels with a job
             that a cluster is handed.
+        writes: whether it names a file of this machine that the job writes, which no cluster could.
         argument: whether it is an argument, which is typed without its name.
         common: whether all jobs share it, so that it is typed as one of theirs.
         in_plan: whether a plan depends on it.
@@ -50,6 +51,7 @@ class Option:
     shown_default: str
     parse: Callable[[str, str], Any] | None
     read: Callable[[Path], Any] | None
+    writes: bool
     argument: bool
     common: bool
     in_plan: bool
@@ -89,6 +91,7 @@ def option(
     shown_default: str = "",
     parse: Callable[[str, str], Any] | None = None,
     read: Callable[[Path], Any] | None = None,
+    writes: bool = False,
     argument: bool = False,
     common: bool = False,
     in_plan: bool = False,
@@ -108,6 +111,7 @@ def option(
         shown_default: what happens where it is not given.
         parse: makes the value of its text.
         read: makes the value of a file.
+        writes: whether it names a file that the job writes.
         argument: whether it is typed without its name.
         common: whether all jobs share it.
         in_plan: whether a plan depends on it.
@@ -118,7 +122,7 @@ def option(
     said = {
         "flag": flag, "help": help, "metavar": metavar, "unit": unit, "choices": tuple(choices), "least": least,
         "most": most, "remedy": remedy, "shown_default": shown_default, "parse": parse, "read": read,
-        "argument": argument, "common": common, "in_plan": in_plan,
+        "writes": writes, "argument": argument, "common": common, "in_plan": in_plan,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata={_KEY: said})
 

@@ -1,19 +1,13 @@
-"""`submit report`: which runs a report shows, and in which order its sections stand."""
+"""`submit report`: which runs a report shows, and the sections that their jobs declare."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
-from qkatlas.jobs.report.tables import (
-    ablation_section,
-    heads_section,
-    reproduction_section,
-    similarity_section,
-    steering_section,
-)
-from qkatlas.jobs.report.tokens import tokens_section
+from qkatlas.jobs.loop.declaration import declarations
+from qkatlas.jobs.report.section import Section, Shown
 from qkatlas.outputs.report.pack import Pack
 from qkatlas.outputs.runs import soundness, store
 from qkatlas.outputs.runs.manifest import Manifest
@@ -22,22 +16,47 @@ from qkatlas.outputs.runs.reader import table_names
 from qkatlas.outputs.runs.run import Run
 from qkatlas.pipeline.text.vocabulary import printable
 
-_SHOWN = ("topk", "communities", "heads", "steering", "ablation", "similarity", "reproduction")
-"""Tables that a section is made of; others only add to them."""
 
-_KINDS = ("tokens", "heads", "steering", "ablation", "similarity", "reproduction")
-"""Kinds of sections in the order of the page."""
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A run of a report.
 
-_TOKENS, _MANY_HEADS = {"tokens", "topk", "self"}, {"heads", "steering"}
-"""Tables of one head's tokens; and those of a run that has them for many heads, or for a head that was changed."""
+    Attributes:
+        run: the run, finished and sound.
+        spec: its settings.
+        tables: names of its tables.
+        sections: what its job shows of them.
+        sources: the runs that it goes on from, by the setting that names each.
+    """
+
+    run: Run
+    spec: Mapping[str, Any]
+    tables: frozenset[str]
+    sections: tuple[Section, ...]
+    sources: Mapping[str, Member] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Its folder's name."""
+        return self.run.folder.name
+
+    def source(self, section: Section) -> Member | None:
+        """The run that one of its sections is drawn over."""
+        return self.sources[section.source] if section.source else None
+
+    def shown(self, pack: Pack, neighbours: int, source: Shown | None = None) -> Shown:
+        """What its sections are built from."""
+        head = self.spec.get("head")
+        head = head if isinstance(head, str) else None
+        return Shown(run=self.run, tables=self.tables, head=head, pack=pack, neighbours=neighbours, source=source)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """What goes into a report."""
 
-    runs: tuple[Run, ...]
-    """Finished runs, each once; a map's own source run among them."""
+    members: tuple[Member, ...]
+    """Finished runs, each once; those that others go on from among them."""
     neighbours: int = 10
     """Keys of each token that the report keeps, best first."""
 
@@ -46,8 +65,8 @@ class Report:
             raise ValueError(f"--neighbours {self.neighbours} is impossible; choose from 1 to 64")
 
     @classmethod
-    def of(cls, runs: Sequence[Run], *, neighbours: int = 10) -> Report:
-        """A report of some runs, with the full-vocab runs that their maps were made from.
+    def of(cls, runs: Sequence[Run], *, neighbours: int = 10) -> Self:
+        """A report of some runs, with the runs that they go on from where a section is drawn over one of those.
 
         Args:
             runs: what the user named.
@@ -57,15 +76,24 @@ class Report:
             The report.
 
         Raises:
-            ValueError: if a run is not finished or damaged, shows nothing, or a map's source is gone.
+            ValueError: if a run is not finished or damaged, shows nothing, or one that it goes on from is gone.
         """
-        chosen: dict[str, Run] = {}
+        jobs = {
+            name: declared.load(declared.sections) for name, declared in declarations().items() if declared.sections
+        }
+        chosen: dict[str, Member] = {}
         for run in runs:
-            if "communities" in _tables(run):
-                source = _source(run)
-                chosen.setdefault(source.folder.name, source)
-            chosen.setdefault(run.folder.name, run)
-        return cls(runs=tuple(chosen.values()), neighbours=neighbours)
+            member = _member(run, jobs)
+            settings = {section.source for section in member.sections if section.source}
+            sources = {name: _member(_source(run, str(member.spec.get(name)), runs), jobs) for name in sorted(settings)}
+            for one in (*sources.values(), replace(member, sources=sources)):
+                chosen.setdefault(one.name, one)
+        return cls(members=tuple(chosen.values()), neighbours=neighbours)
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The runs, in the order of the page's list of them."""
+        return tuple(member.run for member in self.members)
 
     def content(self) -> tuple[str, dict[str, str]]:
         """Read the runs and pack what the page shows of them.
@@ -77,41 +105,23 @@ class Report:
             ValueError: if a table is damaged.
         """
         pack = Pack()
-        sections = [section for run in self.runs for section in self._sections(run, pack)]
-        order = {kind: place for place, kind in enumerate(_KINDS)}
-        sections.sort(key=lambda section: order[section["kind"]])
-        title = self._title(sections)
-        index = {"title": title, "runs": [described(run) for run in self.runs], "sections": sections}
-        return title, pack.close(index)
-
-    def _sections(self, run: Run, pack: Pack) -> list[dict[str, Any]]:
-        tables, number = table_names(run), self.runs.index(run)
-        found = []
-        if tables >= _TOKENS and not tables.intersection(_MANY_HEADS):
-            maps = [one for one in self.runs if "communities" in table_names(one) and _source_id(one) == _run_id(run)]
-            for one in maps or (None,):
-                found.append(tokens_section(run, one, pack, self.neighbours))
-        if "heads" in tables:
-            found.append(heads_section(run, pack, spectrum="spectrum" in tables))
-        if "steering" in tables:
-            found.append(steering_section(run, pack))
-        for table, section in _SMALL.items():
-            if table in tables:
-                found.append(section(run))
-        return [{**section, "run": number} for section in found]
-
-    def _title(self, sections: Sequence[dict[str, Any]]) -> str:
-        models = list(dict.fromkeys(described(run)["model"] for run in self.runs))
+        number = {member.name: place for place, member in enumerate(self.members)}
+        every = [(member, section, member.source(section)) for member in self.members for section in member.sections]
+        covered = {(source.name, section.kind) for _, section, source in every if source}
+        found: list[tuple[int, str, int, dict[str, Any]]] = []
+        for member, section, source in every:
+            if source is None and (member.name, section.kind) in covered:
+                continue
+            below = source.shown(pack, self.neighbours) if source else None
+            built = section.build(member.shown(pack, self.neighbours, below))
+            run = number[(source or member).name]
+            found.append((section.place, section.kind, run, {"kind": section.kind, **built, "run": run}))
+        sections = [section for *_, section in sorted(found, key=lambda entry: entry[:3])]
+        runs = [described(run) for run in self.runs]
         heads = list(dict.fromkeys(section["head"] for section in sections if section.get("head")))
         what = f"Head {heads[0]}" if len(heads) == 1 else f"{len(heads)} heads" if heads else "Attention heads"
-        return f"{what} of {' and '.join(models)}"
-
-
-_SMALL = {
-    "ablation": ablation_section,
-    "similarity": similarity_section,
-    "reproduction": reproduction_section,
-}
+        title = f"{what} of {' and '.join(dict.fromkeys(run['model'] for run in runs))}"
+        return title, pack.close({"title": title, "runs": runs, "sections": sections})
 
 
 def described(run: Run) -> dict[str, Any]:
@@ -153,34 +163,27 @@ def _finished(run: Run) -> Manifest:
     return manifest
 
 
-def _tables(run: Run) -> set[str]:
-    """The tables of a run that is fit to be shown."""
-    _finished(run)
+def _member(run: Run, jobs: Mapping[str, Sequence[Section]]) -> Member:
+    """A run that is fit to be shown, with those of its job's sections that it has the tables for."""
+    manifest = _finished(run)
     if store.status(run).state != "complete":
         faults = soundness.faults(run)
         raise ValueError(f"run {run.folder.name} is damaged: {faults[0]}; {soundness.remedy(run, faults)}")
-    tables = table_names(run)
-    if not tables.intersection(_SHOWN):
-        raise ValueError(f"run {run.folder.name} has no table that a report shows; name runs with {', '.join(_SHOWN)}")
-    return tables
+    tables = frozenset(table_names(run))
+    sections = tuple(section for section in jobs.get(manifest.request.job, ()) if tables.issuperset(section.needs))
+    if not sections:
+        raise ValueError(
+            f"run {run.folder.name} has no table that a report shows; name runs of {', '.join(sorted(jobs))}"
+        )
+    return Member(run=run, spec=manifest.request.spec, tables=tables, sections=sections)
 
 
-def _run_id(run: Run) -> str:
-    return str(_finished(run).request.run_id)
-
-
-def _source_id(run: Run) -> str:
-    """Id of the run that a communities run was made from."""
-    return str(_finished(run).request.spec["source"])
-
-
-def _source(run: Run) -> Run:
-    """The run that a map was made from, beside it in the same store."""
-    wanted = _source_id(run)
-    for one in store.all_runs(run.folder.parent):
+def _source(run: Run, wanted: str, named: Sequence[Run]) -> Run:
+    """The run that another goes on from: one that was named too, or one beside it in the same store."""
+    for one in (*named, *store.all_runs(run.folder.parent)):
         if one.folder.name.endswith(f"-{wanted}"):
-            _tables(one)
             return one
     raise ValueError(
-        f"the source of {run.folder.name}, run {wanted}, is not beside it; bring it back or submit its request again"
+        f"the source of {run.folder.name}, run {wanted}, is neither named nor beside it; name it too, or submit its "
+        "request again"
     )

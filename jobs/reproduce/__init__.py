@@ -9,4 +9,5 @@ JOB = Declaration(
     spec=Reproduce,
     package=__name__,
     job="job:ReproduceJob",
+    sections="sections:SECTIONS",
 )

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from qkatlas.jobs.ablation.spec import Ablation
 
 from qkatlas.jobs.ablation.job import AblationJob
+from qkatlas.jobs.ablation.spec import Ablation
 from qkatlas.jobs.full_vocab.job import FullVocabJob
 from qkatlas.jobs.full_vocab.spec import FullVocab
 from qkatlas.jobs.inputs.model import Model

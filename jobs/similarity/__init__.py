@@ -9,4 +9,5 @@ JOB = Declaration(
     spec=Similarity,
     package=__name__,
     job="job:SimilarityJob",
+    sections="sections:SECTIONS",
 )

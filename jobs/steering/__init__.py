@@ -10,4 +10,5 @@ JOB = Declaration(
     spec=Steering,
     package=__name__,
     job="job:SteeringJob",
+    sections="sections:SECTIONS",
 )

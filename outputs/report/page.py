@@ -34,6 +34,7 @@ SCRIPTS = (
     "similarity.js",
     "reproduction.js",
     "runs.js",
+    "table.js",
     "main.js",
 )
 """The page's program, in the order in which its files stand in one scope."""

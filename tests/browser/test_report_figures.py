@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from support.declared import declare
 from support.report_tables import SIZE, community_table, head_tables, token_tables
 
 from qkatlas.jobs.main import run
+from qkatlas.jobs.report.section import Section, columns, table_section
 
 pytestmark = pytest.mark.browser
 
@@ -220,3 +222,32 @@ def test_lone_tokens_are_counted(lone: int, said: str, mapped: Make, open_page: 
     table = table.set_column(place, table.schema.field(place), pa.array(community, pa.int32()))
     page = open_page(mapped({}, communities=table))
     assert page.locator(".tiles").inner_text().endswith(f"alone\n{said}")
+
+
+def test_a_job_without_a_drawing_is_a_table_whose_columns_are_told(
+    made: Make, open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sections = (
+        table_section("constructor", table="strange", place=5, title="Neurons", how="As <b>you</b> like."),
+        Section(
+            kind="bare", place=70, needs=("strange",), build=lambda shown: {"table": columns(shown.table("strange"))}
+        ),
+    )
+    declare(monkeypatch, "other", *sections)
+    fields = [
+        pa.field("norm", pa.float64(), metadata={"description": "its norm", "unit": "nats"}),
+        pa.field("text", pa.string()),
+    ]
+    table = pa.table([[1.5, None] * 1500, ["<img src=x onerror=window.pwned=1>", ""] * 1500], schema=pa.schema(fields))
+    page = open_page(made(("other", {"strange.parquet": table}, {"head": "L1H5"}), ablation([1.0])))
+    assert page.locator("#contents a").all_inner_texts() == ["Neurons", "Ablation", "bare", "Runs"]
+    card = page.locator(".card").first
+    assert "As <b>you</b> like." in card.locator(".how").inner_text()
+    assert card.locator("th").all_inner_texts() == ["norm", "text"]
+    rows = card.locator("tbody tr")
+    assert rows.count() == 2000
+    assert rows.first.locator("td").all_inner_texts() == ["1.500", "<img src=x onerror=window.pwned=1>"]
+    assert rows.nth(1).locator("td").all_inner_texts() == ["\u2013", ""]
+    assert "The first 2,000 of 3,000 rows" in card.inner_text()
+    assert card.locator(".columns").inner_text().split("\n") == ["norm", "its norm (nats)"]
+    assert page.evaluate("window.pwned") is None

@@ -66,6 +66,8 @@ function matrixView({ title, rowNames, columnNames, values, scale, describe, cel
 
 const headNumber = (layer, head) => layer * 10000 + head;
 
+drawings.set("ablation", ablationSection);
+
 async function ablationSection(section, runs) {
   const run = runs[section.run], rows = rowsOf(section.table).filter((row) => row.kind !== "none");
   const targets = new Map(), components = new Map();

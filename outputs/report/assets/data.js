@@ -1,5 +1,8 @@
 // Packed blocks back to arrays. Every block is deflated little-endian bytes in base64, in a script element of its own.
 
+// What draws the sections of a kind; each stands beside its drawing.
+const drawings = new Map();
+
 const KINDS = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, i4: Int32Array, f4: Float32Array, f8: Float64Array };
 const unpacked = new Map();
 

@@ -65,20 +65,29 @@ function tiles(entries) {
 
 const MOST_ROWS = 2000;
 
-// A table to open: the numbers behind a figure.
-function numbersBehind(title, table) {
+// The rows of a table in a box of its own; what a column means is said where its name is pointed at.
+function tableBox(title, table) {
   const names = Object.keys(table.columns);
   const body = el("tbody");
-  const box = el("details", null, el("summary", null, title), el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": title },
+  const node = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": title },
     el("table", null, el("thead", null, el("tr", null, names.map((name) =>
-      el("th", { scope: "col", title: table.columns[name].description || null }, name)))), body)));
-  box.addEventListener("toggle", () => {
+      el("th", { scope: "col", title: table.columns[name].description || null }, name)))), body));
+  const fillRows = () => {
     if (body.childElementCount) return;
     for (const row of rowsOf(table).slice(0, MOST_ROWS)) {
       body.append(el("tr", null, names.map((name) =>
         el("td", null, isNumber(row[name]) ? (Number.isInteger(row[name]) ? String(row[name]) : figure(row[name], 4)) : row[name] ?? DASH))));
     }
-    if (table.rows > MOST_ROWS) box.append(el("p", { class: "note" }, `The first ${whole(MOST_ROWS)} of ${whole(table.rows)} rows; the run\u2019s Parquet table has all.`));
-  });
+  };
+  return { node, fillRows };
+}
+
+const cutNote = (shown, all) => all > shown ? el("p", { class: "note" }, `The first ${whole(shown)} of ${whole(all)} rows; the run\u2019s Parquet table has all.`) : null;
+
+// A table to open: the numbers behind a figure.
+function numbersBehind(title, table) {
+  const { node, fillRows } = tableBox(title, table);
+  const box = el("details", null, el("summary", null, title), node, cutNote(MOST_ROWS, table.rows));
+  box.addEventListener("toggle", fillRows);
   return box;
 }

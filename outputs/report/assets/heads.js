@@ -24,6 +24,8 @@ const READOUT = [
   ["bos_share", "to BOS", percent],
 ];
 
+drawings.set("heads", headsSection);
+
 async function headsSection(section, runs) {
   const run = runs[section.run], rows = rowsOf(section.table).map((row) => ({ ...row, name: `L${row.layer}H${row.head}` }));
   const byName = new Map(rows.map((row) => [row.name, row]));

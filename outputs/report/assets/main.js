@@ -1,7 +1,5 @@
 // Puts the sections on the page, one after the other, so that the first can be read while the next is drawn.
 
-const SECTIONS = { tokens: tokensSection, heads: headsSection, steering: steeringSection, ablation: ablationSection, similarity: similaritySection, reproduction: reproductionSection };
-
 async function main() {
   const content = document.getElementById("content"), contents = document.getElementById("contents"), lead = document.getElementById("lead");
   if (typeof DecompressionStream === "undefined") {
@@ -25,7 +23,7 @@ async function main() {
   };
   for (const section of index.sections) {
     try {
-      add(await SECTIONS[section.kind](section, index.runs), index.runs[section.run].name);
+      add(await (drawings.get(section.kind) || tableSection)(section, index.runs), index.runs[section.run].name);
     } catch (error) {
       // One figure that cannot be drawn must not take the others with it; the console says more.
       content.append(el("p", { class: "notice", role: "alert" }, `The section \u201c${section.kind}\u201d could not be drawn: ${error.message}`));

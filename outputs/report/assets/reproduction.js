@@ -2,6 +2,8 @@
 
 const VERDICT_MARKS = { "reproduced": "\u2713", "differs": "\u2717", "not comparable": DASH };
 
+drawings.set("reproduction", reproductionSection);
+
 async function reproductionSection(section, runs) {
   const run = runs[section.run], rows = rowsOf(section.table);
   const counts = Object.keys(VERDICT_MARKS).map((verdict) => [verdict, whole(rows.filter((row) => row.verdict === verdict).length)]);

@@ -7,6 +7,8 @@ function noteOf(row) {
   return notes.length ? notes.join("; ") : null;
 }
 
+drawings.set("similarity", similaritySection);
+
 async function similaritySection(section, runs) {
   const run = runs[section.run], rows = rowsOf(section.table);
   const card = el("section", { class: "card" },

@@ -24,6 +24,8 @@ const METHODS = [
   { title: "Gradient", methods: ["gradient"], x: "step", neutral: 0, xName: "step relative to the weights", seriesBy: "method", names: { gradient: "gradient of the self score" }, how: "W_Q and W_K moved along the gradient of the bilinear self score; 0 is the head as it is." },
 ];
 
+drawings.set("steering", steeringSection);
+
 async function steeringSection(section, runs) {
   const run = runs[section.run], rows = rowsOf(section.table);
   const blocks = METHODS.map((method) => methodBlock(method, rows, RESPONSES)).filter(Boolean);

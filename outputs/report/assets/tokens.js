@@ -1,5 +1,7 @@
 // A head's tokens: search, the map where there is one, and the chosen token's neighbours.
 
+drawings.set("tokens", tokensSection);
+
 async function tokensSection(section, runs) {
   const data = await readAll(section), run = runs[section.run];
   const mapRun = data.map ? runs.find((one) => one.name === data.map.run) : null;

@@ -17,11 +17,12 @@ from transformers import GPT2LMHeadModel
 
 from qkatlas.cluster.executor import Capacity, Node
 from qkatlas.cluster.in_process import InProcessExecutor
-from qkatlas.jobs.ablation import job as ablation_module
-from qkatlas.jobs.ablation.choice import choose_layers, choose_targets
-from qkatlas.jobs.ablation.job import Ablation, AblationJob
+from qkatlas.jobs.ablation import corpus as corpus_module
+from qkatlas.jobs.ablation.job import AblationJob
+from qkatlas.jobs.ablation.spec import Ablation
 from qkatlas.jobs.inputs.model import Model
-from qkatlas.jobs.loop.service import Result, submit
+from qkatlas.jobs.loop.result import Result
+from qkatlas.jobs.loop.service import submit
 from qkatlas.jobs.main import run as submit_command
 from qkatlas.outputs.runs import soundness
 from qkatlas.outputs.runs.run import Run
@@ -33,11 +34,8 @@ from qkatlas.pipeline.text.passages import Passages, tokenise
 TEXT = "Monday red Tuesday blue, 1 2 3 red Friday.\n" * 3
 
 
-def sweep(folder: Path, out: Path, executor: Any = None, targets: str | None = None, **spec: Any) -> Result:
-    model = Model.open("test", folder)
-    names = choose_targets(targets, model)
-    layers = choose_layers(None, names if targets else None, model)
-    job = AblationJob(Ablation(**{"targets": names, "layers": layers, "prompts": 6, "length": 8, **spec}), model)
+def sweep(folder: Path, out: Path, executor: Any = None, **spec: Any) -> Result:
+    job = AblationJob(Ablation(**{"prompts": 6, "length": 8, **spec}), Model.open("test", folder))
     return submit(job, out=out, executor=executor or InProcessExecutor(), gpus=0)
 
 
@@ -132,7 +130,7 @@ def test_threads_and_shards_change_no_bit(
     worded_model: Path, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert hashes(sweep(worded_model, tmp_path / "threads", executor=OneThread()).run) == hashes(whole)
-    monkeypatch.setattr(ablation_module, "PROMPTS_PER_SHARD", 4)
+    monkeypatch.setattr(corpus_module, "PROMPTS_PER_SHARD", 4)
     cut = sweep(worded_model, tmp_path / "shards")
     assert cut.computed == 10
     assert hashes(cut.run, "*.parquet") == hashes(whole, "*.parquet")
@@ -151,7 +149,7 @@ def test_other_kinds_of_replacement(
             assert all(row[name] == clean[row["target_head"]][name] for name in same)
         if kind == "resample" and row["component"] == "pos_embed":
             assert row["delta"] == pytest.approx(0, abs=1e-6)  # the position of another prompt is the same
-    monkeypatch.setattr(ablation_module, "PROMPTS_PER_SHARD", 4)
+    monkeypatch.setattr(corpus_module, "PROMPTS_PER_SHARD", 4)
     cut = sweep(worded_model, tmp_path / "cut", kind=kind, targets="L1")
     assert hashes(cut.run, "*.parquet") == hashes(found.run, "*.parquet")
 
@@ -264,6 +262,34 @@ def test_the_command_prints_causes_and_effects(
     assert len([line for line in printed[pairs + 1 :] if " -> " in line]) == 10
     assert submit_command([*command, "--head", "L2H0"]) == 0
     assert "score of L2H0" in capsys.readouterr().out
+
+
+def test_every_option_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit_command(["ablation", "--help"]) == 0
+    said = capsys.readouterr().out
+    options = "targets layers kind text head prompts length categories model gpus out address detach wait in-process "
+    for option in (options + "seed quiet").split():
+        assert f"--{option} " in said, option
+    assert "--loss / --no-loss" in said
+
+
+def test_programs_may_name_heads_and_layers_one_by_one(worded_model: Path) -> None:
+    model = Model.open("test", worded_model)
+
+    def settings(**spec: Any) -> dict[str, Any]:
+        return AblationJob(Ablation(**spec), model).settings()
+
+    assert settings(targets=("L1H5", "L0"), layers=(0,)) == settings(targets="L0,L1H5", layers="0")
+    assert settings(targets="L1H5")["layers"] == [0]
+    assert settings()["layers"] == [0, 1, 2]
+    assert settings(head="L1H5") == settings()
+    for spec, message in (
+        ({"targets": ()}, "--targets names no head; name at least one"),
+        ({"layers": (1, 3)}, "--layers 3 is outside the model; choose from 0 to 2"),
+        ({"layers": (-1,)}, "--layers -1 is outside the model"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            settings(**spec)
 
 
 def test_bad_requests_say_what_and_how(

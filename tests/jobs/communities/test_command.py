@@ -8,9 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from qkatlas.cluster.executor import Capacity, Grant, Node
 from qkatlas.cluster.in_process import InProcessExecutor
-from qkatlas.jobs.communities.job import Communities, CommunitiesJob
-from qkatlas.jobs.full_vocab.job import FullVocab, FullVocabJob
+from qkatlas.jobs.communities.job import CommunitiesJob
+from qkatlas.jobs.communities.spec import Communities
+from qkatlas.jobs.full_vocab.job import FullVocabJob
+from qkatlas.jobs.full_vocab.spec import FullVocab
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.source import SourceRun
 from qkatlas.jobs.loop.service import submit
@@ -97,7 +100,7 @@ def test_a_run_that_keeps_one_key_names_a_remedy_that_helps(planted_tiny: Path, 
     run = full_vocab(planted_tiny, tmp_path, 1)
     opened = SourceRun.open(tmp_path, run.folder.name)
     with pytest.raises(ValueError, match=r"keep 1 each, .*; submit full-vocab with --top-k 9$") as refusal:
-        CommunitiesJob(Communities(source=opened.run_id), opened)
+        CommunitiesJob(Communities(run=opened.run_id), opened)
     assert "at most 0" not in str(refusal.value)
 
 
@@ -105,7 +108,7 @@ def test_a_vocabulary_of_one_token_has_no_neighbours(source: Run) -> None:
     opened = SourceRun.open(source.folder.parent, source.folder.name)
     opened.__dict__["tokens"] = opened.tokens.slice(0, 1)  # as the cached table of a run with one token
     with pytest.raises(ValueError, match=r"a vocabulary of 1 token, which has no neighbours; name"):
-        CommunitiesJob(Communities(source=opened.run_id, neighbours=1), opened)
+        CommunitiesJob(Communities(run=opened.run_id, neighbours=1), opened)
 
 
 def test_tokens_without_bytes_have_no_texts_to_compare(source: Run) -> None:
@@ -115,3 +118,32 @@ def test_tokens_without_bytes_have_no_texts_to_compare(source: Run) -> None:
     opened.__dict__["tokens"] = opened.tokens.set_column(place, "bytes", nothing)
     assert opened.texts() is None
     assert np.array(opened.key_ids()).shape == (1024, 10)
+
+
+def test_every_option_is_there_and_no_gpu_can_be_asked_for(source: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit_command(["communities", "--help"]) == 0
+    said = capsys.readouterr().out
+    options = "neighbours symmetrise quality resolution restarts frequencies most-frequent export gpus out address "
+    for option in (options + "detach wait in-process seed quiet").split():
+        assert f"--{option} " in said, option
+    assert "--model" not in said
+    common = ["communities", source.folder.name, "--out", str(source.folder.parent), "--in-process", "--restarts", "1"]
+    assert submit_command([*common, "--gpus", "2"]) == 2
+    refusal = capsys.readouterr().err
+    assert "--gpus 2 is more than communities can use, which runs on CPUs; leave it out" in refusal
+    assert refusal.count("\n") == 1
+    # Where there are GPUs, they are left to others.
+    seen = []
+
+    class Greedy(InProcessExecutor):
+        def capacity(self) -> Capacity:
+            return Capacity((Node(4, 8),))
+
+        def start(self, grant: Grant) -> None:
+            seen.append(grant)
+            super().start(Grant(cpus=1, gpus=0, workers=1))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("qkatlas.cluster.in_process.InProcessExecutor", Greedy)
+        assert submit_command([*common, "--seed", "9", "--quiet"]) == 0
+    assert [grant.gpus for grant in seen] == [0]

@@ -20,12 +20,16 @@ from support.part_files import part_file
 
 from qkatlas.cluster.executor import Capacity, Grant, Node
 from qkatlas.cluster.in_process import InProcessExecutor
-from qkatlas.jobs.communities.job import Communities, CommunitiesJob
-from qkatlas.jobs.full_vocab.job import FullVocab, FullVocabJob
+from qkatlas.jobs.communities.job import CommunitiesJob
+from qkatlas.jobs.communities.spec import Communities
+from qkatlas.jobs.full_vocab.job import FullVocabJob
+from qkatlas.jobs.full_vocab.spec import FullVocab
+from qkatlas.jobs.inputs.frequencies import Frequencies
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.resolve import write_planted
 from qkatlas.jobs.inputs.source import SourceRun
-from qkatlas.jobs.loop.service import Result, submit
+from qkatlas.jobs.loop.result import Result
+from qkatlas.jobs.loop.service import submit
 from qkatlas.jobs.main import run as submit_command
 from qkatlas.outputs.runs import soundness, store
 from qkatlas.outputs.runs.run import Run
@@ -40,8 +44,10 @@ def full_vocab(folder: Path, out: Path, **spec: Any) -> Run:
 
 def communities(source: Run, tokens: np.ndarray | None = None, executor: Any = None, **spec: Any) -> Result:
     opened = SourceRun.open(source.folder.parent, source.folder.name)
-    job = CommunitiesJob(Communities(source=opened.run_id, **spec), opened, tokens)
-    return submit(job, out=source.folder.parent, executor=executor or InProcessExecutor(), gpus=0, threads=1)
+    if tokens is not None:
+        spec["frequencies"] = Frequencies(Path("f.csv"), tuple(tokens.tolist()), ("",) * len(tokens))
+    job = CommunitiesJob(Communities(run=source.folder.name, **spec), opened)
+    return submit(job, out=source.folder.parent, executor=executor or InProcessExecutor(), gpus=0)
 
 
 def rows(run: Run, name: str) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,11 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.declared import declare
 from support.report_tables import KEYS, SIZE, community_table, head_tables, token_tables
 
+from qkatlas.jobs.communities.sections import COLOURS, spread_colours
+from qkatlas.jobs.loop.declaration import declarations
 from qkatlas.jobs.main import run
 from qkatlas.jobs.report.content import Report
-from qkatlas.jobs.report.tokens import COLOURS, spread_colours
+from qkatlas.jobs.report.section import table_section
 from qkatlas.outputs.report.pack import KINDS, unpack
 from qkatlas.outputs.runs.run import Run
 
@@ -99,6 +103,89 @@ def test_a_map_brings_the_run_it_was_made_from(tokens: Path, communities: Path) 
         members = np.flatnonzero(community_P == community).tolist()
         assert degree[three[0]] == max(degree[member] for member in members)
         assert set(three) <= set(members)
+
+
+def test_a_source_that_is_named_may_lie_anywhere(
+    tokens: Path, communities: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = Content(communities).blocks
+    elsewhere = tmp_path / "elsewhere" / tokens.name
+    elsewhere.parent.mkdir()
+    tokens.rename(elsewhere)
+    assert "is neither named nor beside it; name it too" in refused(capfd, communities, "--out", tmp_path / "r.html")
+    assert Content(elsewhere, communities).blocks == whole
+    assert Content(communities, elsewhere).blocks == whole
+    # One that was named is taken before one beside.
+    shutil.copytree(elsewhere, tokens)
+    (tokens / "tokens.parquet").write_bytes(b"")
+    assert Content(elsewhere, communities).blocks == whole
+
+
+def test_a_map_covers_its_own_source_only(finish_run: Finish, out: Path, tokens: Path, communities: Path) -> None:
+    other = finish_run(
+        out, "full-vocab", token_tables(seed=2), {"head": "L0H1", "states": "mlp", "scores": "attention"}
+    )
+    spec = {"source": other.name.rpartition("-")[2]}
+    its_map = finish_run(out, "communities", {"communities.parquet": community_table(seed=3)}, spec)
+    sections = Content(tokens, other, communities).index["sections"]
+    assert [(section["kind"], section["run"], section["head"]) for section in sections] == [
+        ("tokens", 0, "L1H5"),
+        ("tokens", 1, "L0H1"),
+    ]
+    assert sections[0]["map"]["run"] == communities.name
+    assert sections[1]["map"] is None
+    again = finish_run(out, "communities", {"communities.parquet": community_table(seed=4)}, {**spec, "seed": 1})
+    content = Content(its_map, communities, again)
+    assert [run["name"] for run in content.index["runs"]] == [
+        folder.name for folder in (other, its_map, tokens, communities, again)
+    ]
+    # Maps of one run stand together, in the order in which they were named.
+    assert [section["map"]["run"] for section in content.index["sections"]] == [
+        folder.name for folder in (its_map, again, communities)
+    ]
+
+
+def test_a_new_job_shows_up_without_a_drawing_of_its_own(
+    finish_run: Finish, out: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = table_section("strange", table="strange", place=15, title="Strange", how="As you like.")
+    declare(monkeypatch, "other", section)
+    fields = [
+        pa.field("a", pa.float64(), metadata={"description": "what a is", "unit": "nats"}),
+        pa.field("b", pa.string()),
+        pa.field("c", pa.binary()),
+        pa.field("d", pa.list_(pa.int32())),
+        pa.field("e", pa.date32()),
+    ]
+    columns = [[1.5, float("nan")] * 1100, ["\u202ex", None] * 1100, [b"\xff", b""] * 1100, [[1, 2], []] * 1100]
+    table = pa.table([*columns, pa.array([0, 1] * 1100, pa.date32())], schema=pa.schema(fields))
+    content = Content(finish_run(out, "other", {"strange.parquet": table}), tokens)
+    assert [section["kind"] for section in content.index["sections"]] == ["tokens", "strange"]
+    built = content.sections["strange"]
+    assert {name: built[name] for name in ("title", "how", "of", "run")} == {
+        "title": "Strange", "how": "As you like.", "of": 2200, "run": 0,
+    }  # fmt: skip
+    assert built["table"]["rows"] == 2000
+    shown = {name: column["values"][:2] for name, column in built["table"]["columns"].items()}
+    assert shown == {
+        "a": [1.5, None],
+        "b": ["\\u202ex", None],
+        "c": ["\\xff", ""],
+        "d": ["1, 2", ""],
+        "e": ["1970-01-01", "1970-01-02"],
+    }
+    assert built["table"]["columns"]["a"]["description"] == "what a is"
+    assert built["table"]["columns"]["a"]["unit"] == "nats"
+
+
+@pytest.mark.parametrize("name", [name for name, declared in declarations().items() if declared.sections])
+def test_sections_need_tables_that_the_job_leaves(name: str) -> None:
+    declared = declarations()[name]
+    known = {table.folder for table in declared.load(declared.job).tables}
+    places: dict[str, int] = {}
+    for section in declared.load(declared.sections):
+        assert known.issuperset(section.needs), section
+        assert places.setdefault(section.kind, section.place) == section.place
 
 
 def test_the_same_runs_give_the_same_bytes(tokens: Path, communities: Path) -> None:

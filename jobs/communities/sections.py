@@ -1,6 +1,6 @@
-"""The section of a report that shows one head's tokens: who attends to whom, and the map.
+"""The section of a report that shows a map: one head's tokens, their communities and places.
 
-Shapes: V tokens, N neighbours kept of each, C communities.
+Shapes: P tokens on the map, C communities.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from qkatlas.jobs.report.tables import run_head
-from qkatlas.outputs.report.pack import Pack
-from qkatlas.outputs.runs.reader import list_matrix, read_whole, table_names
-from qkatlas.outputs.runs.run import Run
+from qkatlas.jobs.full_vocab.sections import TOKENS, head_tokens
+from qkatlas.jobs.report.section import Section, Shown
 from qkatlas.pipeline.text.vocabulary import printable
 
 COLOURS = 6
@@ -25,55 +23,25 @@ _NAMED, _NAMING_TOKENS = 400, 3
 _COLOURED = 3000
 """Communities whose colour is chosen by their neighbours' colours; smaller ones take turns."""
 
-_START_WORDS = (" red", " cat", " Monday", "red", "cat", "Monday")
-"""The report opens at the first of these that is a token."""
 
-
-def tokens_section(run: Run, map_run: Run | None, pack: Pack, neighbours: int) -> dict[str, Any]:
-    """A head's tokens, with their map where there is one.
+def mapped_tokens(shown: Shown) -> dict[str, Any]:
+    """The tokens of the run that a map was made from, with the map.
 
     Args:
-        run: a finished run with the tables `tokens`, `topk` and `self` of one head.
-        map_run: a finished communities run made from it, or None.
-        pack: takes the arrays.
-        neighbours: keys of each token to keep.
-
-    Returns:
-        The section.
+        shown: a communities run, with its source.
 
     Raises:
         ValueError: if a table is damaged.
     """
-    tokens = read_whole(run, "tokens").sort_by("token_id")
-    top, own = (read_whole(run, name).sort_by("token_id") for name in ("topk", "self"))
-    texts = [printable(text.encode()) for text in tokens["text"].to_pylist()]
-    keys_VK = list_matrix(top, "key_ids")
-    kept = min(neighbours, keys_VK.shape[1])
-    ids_V = top["token_id"].to_numpy()
-    if not np.array_equal(ids_V, np.arange(len(texts))):
-        raise ValueError(f"run {run.folder.name} does not hold every token once; submit the same request again")
-    start = next((texts.index(word) for word in _START_WORDS if word in texts), None)
-    return {
-        "kind": "tokens",
-        "head": run_head(run),
-        "size": len(texts),
-        "kept": kept,
-        "stored": keys_VK.shape[1],
-        "texts": pack.texts(texts),
-        "special": np.flatnonzero(tokens["is_special"].to_numpy(zero_copy_only=False)).tolist()[:1000],
-        "key_ids": pack.ids(keys_VK[:, :kept]),
-        "scores": pack.array(list_matrix(top, "scores")[:, :kept].astype(np.float32)),
-        "self_rank": pack.ids(own["self_rank"].to_numpy()),
-        "self_score": pack.array(own["self_score"].to_numpy()),
-        "self_z": pack.array(_numbers(own, "self_z")),
-        "map": None if map_run is None else _map(map_run, pack, texts),
-        "start": start,
-    }
+    assert shown.source is not None, "the section names one"
+    tokens = shown.source.table("tokens").sort_by("token_id")["text"].to_pylist()
+    texts = [printable(text.encode()) for text in tokens]
+    return {**head_tokens(shown.source), "map": _map(shown, texts)}
 
 
-def _map(run: Run, pack: Pack, texts: list[str]) -> dict[str, Any]:
+def _map(shown: Shown, texts: list[str]) -> dict[str, Any]:
     """Places, communities and their names."""
-    rows = read_whole(run, "communities").sort_by("token_id")
+    rows, pack = shown.table("communities").sort_by("token_id"), shown.pack
     ids_P, community_P, degree_P = (rows[name].to_numpy() for name in ("token_id", "community", "degree"))
     x_P, y_P = _numbers(rows, "x"), _numbers(rows, "y")
     _, community_P, size_C = np.unique(community_P, return_inverse=True, return_counts=True)
@@ -82,14 +50,14 @@ def _map(run: Run, pack: Pack, texts: list[str]) -> dict[str, Any]:
     centre_C2 = np.array([[np.median(x_P[members]), np.median(y_P[members])] for members in members_C])
     named = [place for place in np.argsort(-size_C, kind="stable") if size_C[place] > 1][:_NAMED]
     return {
-        "run": run.folder.name,
+        "run": shown.run.folder.name,
         "token_ids": pack.ids(ids_P),
         "x": pack.array(x_P),
         "y": pack.array(y_P),
         "community": pack.ids(community_P),
         "degree": pack.ids(degree_P),
         "stability": pack.array(_numbers(rows, "stability")) if "stability" in rows.column_names else None,
-        "agreement": _agreement(run),
+        "agreement": _agreement(shown),
         "sizes": pack.ids(size_C),
         "colours": pack.ids(spread_colours(centre_C2, size_C)),
         "names": [
@@ -104,11 +72,11 @@ def _map(run: Run, pack: Pack, texts: list[str]) -> dict[str, Any]:
     }
 
 
-def _agreement(run: Run) -> dict[str, Any] | None:
+def _agreement(shown: Shown) -> dict[str, Any] | None:
     """Restarts of the search, and how far the shown partition agrees with the others."""
-    if "restarts" not in table_names(run):
+    if "restarts" not in shown.tables:
         return None
-    rows = read_whole(run, "restarts").to_pylist()
+    rows = shown.table("restarts").to_pylist()
     best = next(row for row in rows if row["is_best"])
     return {"restarts": len(rows), "ari": best["ari_mean"]}
 
@@ -154,3 +122,8 @@ def _numbers(table: pa.Table, name: str) -> np.ndarray:
     """A float column, with NaN for null."""
     values: np.ndarray = table[name].to_numpy().astype(np.float32)
     return values
+
+
+SECTIONS = (
+    Section(kind=TOKENS.kind, place=TOKENS.place, needs=("communities",), build=mapped_tokens, source="source"),
+)

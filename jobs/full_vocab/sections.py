@@ -1,0 +1,55 @@
+"""The section of a report that shows one head's tokens: who attends to whom.
+
+Shapes: V tokens, K keys that the run keeps of each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from qkatlas.jobs.report.section import Section, Shown
+from qkatlas.outputs.runs.reader import list_matrix
+from qkatlas.pipeline.text.vocabulary import printable
+
+_START_WORDS = (" red", " cat", " Monday", "red", "cat", "Monday")
+"""The report opens at the first of these that is a token."""
+
+
+def head_tokens(shown: Shown) -> dict[str, Any]:
+    """A head's tokens, without a map.
+
+    Args:
+        shown: a run with the tables `tokens`, `topk` and `self` of one head.
+
+    Raises:
+        ValueError: if a table is damaged.
+    """
+    tokens, top, own = (shown.table(name).sort_by("token_id") for name in ("tokens", "topk", "self"))
+    texts = [printable(text.encode()) for text in tokens["text"].to_pylist()]
+    keys_VK = list_matrix(top, "key_ids")
+    kept = min(shown.neighbours, keys_VK.shape[1])
+    if not np.array_equal(top["token_id"].to_numpy(), np.arange(len(texts))):
+        raise ValueError(f"run {shown.run.folder.name} does not hold every token once; submit the same request again")
+    pack = shown.pack
+    return {
+        "head": shown.head,
+        "size": len(texts),
+        "kept": kept,
+        "stored": keys_VK.shape[1],
+        "texts": pack.texts(texts),
+        "special": np.flatnonzero(tokens["is_special"].to_numpy(zero_copy_only=False)).tolist()[:1000],
+        "key_ids": pack.ids(keys_VK[:, :kept]),
+        "scores": pack.array(list_matrix(top, "scores")[:, :kept].astype(np.float32)),
+        "self_rank": pack.ids(own["self_rank"].to_numpy()),
+        "self_score": pack.array(own["self_score"].to_numpy()),
+        "self_z": pack.array(own["self_z"].to_numpy().astype(np.float32)),  # null is NaN here
+        "map": None,
+        "start": next((texts.index(word) for word in _START_WORDS if word in texts), None),
+    }
+
+
+TOKENS = Section(kind="tokens", place=10, needs=("tokens", "topk", "self"), build=head_tokens)
+
+SECTIONS = (TOKENS,)
