@@ -88,7 +88,8 @@ def open_tokenizer(path: Path) -> Any:
     from transformers import AutoTokenizer, GPT2Config, PreTrainedTokenizerFast
 
     whole = (path / "tokenizer.json").is_file()  # and needs no class to be read, which the other files do
-    folder, given = path, {}
+    folder = path
+    given: dict[str, Any] = {}
     if path.is_file():
         folder, given = path.parent, {"gguf_file": path.name}
     elif not whole and not _json(path / "config.json").get("model_type"):
