@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+
+from qkatlas.pipeline.text.spelling import encoded, is_byte_level, of_bytes, of_pieces, speller
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -73,10 +73,10 @@ def read_names(path: Path) -> TokenNames | None:
 
 
 def open_tokenizer(path: Path) -> Any:
-    """Open the tokenizer of a checkpoint directory as `AutoTokenizer` does, offline and without code of others.
+    """Open a checkpoint's tokenizer as `AutoTokenizer` does, offline and without code of others.
 
     Args:
-        path: the directory.
+        path: the directory, or a GGUF file.
 
     Returns:
         A transformers tokenizer.
@@ -88,10 +88,15 @@ def open_tokenizer(path: Path) -> Any:
     from transformers import AutoTokenizer, GPT2Config, PreTrainedTokenizerFast
 
     whole = (path / "tokenizer.json").is_file()  # and needs no class to be read, which the other files do
-    given = {} if whole or _json(path / "config.json").get("model_type") else {"config": GPT2Config()}
+    folder = path
+    given: dict[str, Any] = {}
+    if path.is_file():
+        folder, given = path.parent, {"gguf_file": path.name}
+    elif not whole and not _json(path / "config.json").get("model_type"):
+        given = {"config": GPT2Config()}
     with _quiet():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False, **given)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **given)
             if len(tokenizer) > len(tokenizer.get_added_vocab()):
                 return tokenizer
             reason = "it holds no vocabulary that its class reads"
@@ -109,13 +114,13 @@ def encode(path: Path, text: str) -> list[int]:
     """Token ids of a text as the checkpoint's own tokenizer gives them, without the special tokens that it would add.
 
     Args:
-        path: the checkpoint directory.
+        path: the checkpoint directory, or a GGUF file.
         text: the text; special tokens that stand in it are read as such.
 
     Raises:
         ValueError: if the directory has no tokenizer that can be read.
     """
-    if not any((path / name).is_file() for name in TOKENIZER_FILES):
+    if not path.is_file() and not any((path / name).is_file() for name in TOKENIZER_FILES):
         raise ValueError(f"--text needs a tokenizer, and {path} has no tokenizer.json; leave --text out")
     tokenizer = open_tokenizer(path)
     try:
@@ -178,7 +183,7 @@ def _self_contained(path: Path, stored: dict[str, Any] | None) -> TokenNames | N
     model_config = _json(path / "config.json")
     named_class = config.get("tokenizer_class") or model_config.get("tokenizer_class")
     usual = named_class in _PLAIN_CLASSES or (named_class is None and model_config.get("model_type", "gpt2") == "gpt2")
-    if stored is None or not usual or not _is_byte_level(stored) or (path / "added_tokens.json").is_file():
+    if stored is None or not usual or not is_byte_level(stored) or (path / "added_tokens.json").is_file():
         return None
     try:
         tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
@@ -196,7 +201,7 @@ def _self_contained(path: Path, stored: dict[str, Any] | None) -> TokenNames | N
     ):
         return None
     ids = tokenizer.get_vocab(with_added_tokens=True)
-    names = _in_order(ids, {token_id: token.content for token_id, token in added.items()}, _of_bytes)
+    names = _in_order(ids, {token_id: token.content for token_id, token in added.items()}, of_bytes)
     return TokenNames(names, frozenset(i for i, token in added.items() if token.special), frozenset(added))
 
 
@@ -226,7 +231,7 @@ def _names_of_vocab_json(ids: dict[str, int], more: dict[str, int]) -> TokenName
     added = {token_id: token for token, token_id in more.items()}
     special = {ids[END_OF_TEXT]} if END_OF_TEXT in ids else set()
     added |= dict.fromkeys(special, END_OF_TEXT)
-    return TokenNames(_in_order({**ids, **more}, added, _of_bytes), frozenset(special), frozenset(added))
+    return TokenNames(_in_order({**ids, **more}, added, of_bytes), frozenset(special), frozenset(added))
 
 
 def _names_of(tokenizer: Any, path: Path, stored: dict[str, Any] | None) -> TokenNames:
@@ -237,10 +242,10 @@ def _names_of(tokenizer: Any, path: Path, stored: dict[str, Any] | None) -> Toke
     texts = {token_id: token.content for token_id, token in added.items()}
     backend, doubt = getattr(tokenizer, "backend_tokenizer", None), None
     if backend is None:
-        spell: Callable[[str], bytes] = _of_pieces({"decoder": {"type": "Metaspace"}})
+        spell: Callable[[str], bytes] = of_pieces({"decoder": {"type": "Metaspace"}})
         return TokenNames(_in_order(tokenizer.get_vocab(), texts, spell), frozenset(special), frozenset(added))
     ids, layout = tokenizer.get_vocab(), json.loads(backend.to_str())
-    if stored is not None and _is_byte_level(layout) and not _is_byte_level(stored):
+    if stored is not None and is_byte_level(layout) and not is_byte_level(stored):
         # A class that the file was not made for: its ids are what the model gets, the file still says what they mean.
         backend = Tokenizer.from_file(str(path / "tokenizer.json"))
         layout = stored
@@ -248,94 +253,16 @@ def _names_of(tokenizer: Any, path: Path, stored: dict[str, Any] | None) -> Toke
             f"tokenizer.json of {path} is not byte-level, but transformers reads texts with it as "
             f"{type(tokenizer).__name__}; name its tokenizer_class in tokenizer_config.json"
         )
-    return TokenNames(_in_order(ids, texts, _speller(layout, backend)), frozenset(special), frozenset(added), doubt)
+    return TokenNames(_in_order(ids, texts, speller(layout, backend)), frozenset(special), frozenset(added), doubt)
 
 
 def _in_order(ids: dict[str, int], added: dict[int, str], spell: Callable[[str], bytes]) -> dict[int, bytes]:
     """Bytes by id; added tokens are stored as plain text, all others as the tokenizer spells them."""
     names: dict[int, bytes] = {}
-    for token in sorted(ids, key=lambda token: token.encode("utf-8", "surrogatepass")):
+    for token in sorted(ids, key=encoded):
         if ids[token] not in added:
             names.setdefault(ids[token], spell(token))
-    return names | {token_id: text.encode("utf-8", "surrogatepass") for token_id, text in added.items()}
-
-
-def _speller(layout: dict[str, Any], backend: Tokenizer) -> Callable[[str], bytes]:
-    """How a tokenizer that is laid out so spells its tokens."""
-    kinds = _kinds(layout.get("decoder") or layout.get("pre_tokenizer"))
-    if "ByteLevel" in kinds:
-        return _of_bytes
-    if {"Metaspace", "ByteFallback", "BPEDecoder"} & set(kinds) or _replacements(layout):
-        return _of_pieces(layout)
-    decoder = backend.decoder
-    # The piece as it is where its decoding is nothing: tokens without a text would look alike.
-    return lambda token: ((decoder.decode([token]) if decoder is not None else "") or token).encode()
-
-
-def _is_byte_level(layout: dict[str, Any]) -> bool:
-    """Whether tokens are spelled in GPT-2's characters for bytes."""
-    return "ByteLevel" in _kinds(layout.get("decoder") or layout.get("pre_tokenizer"))
-
-
-def _parts(part: Any) -> Iterator[dict[str, Any]]:
-    """A decoder or pre-tokenizer and those it is made of, as tokenizer.json lays them out."""
-    if isinstance(part, dict):
-        yield part
-        for name in ("decoders", "pretokenizers"):
-            for inner in part.get(name) or ():
-                yield from _parts(inner)
-
-
-def _kinds(part: Any) -> list[Any]:
-    return [inner.get("type") for inner in _parts(part)]
-
-
-def _replacements(layout: dict[str, Any]) -> list[tuple[str, str]]:
-    """What of a token stands for a space or other text, in a decoder that puts SentencePiece's pieces together."""
-    found: list[tuple[str, str]] = []
-    for part in _parts(layout.get("decoder") or layout.get("pre_tokenizer")):
-        pattern = part.get("pattern")
-        if part.get("type") == "Metaspace":
-            found.append((part.get("replacement") or "▁", " "))
-        elif part.get("type") == "Replace" and isinstance(pattern, dict) and "String" in pattern and "content" in part:
-            found.append((pattern["String"], part["content"]))
-        elif part.get("type") == "BPEDecoder" and part.get("suffix"):
-            found.append((part["suffix"], " "))
-    return found
-
-
-def _of_pieces(layout: dict[str, Any]) -> Callable[[str], bytes]:
-    """Spells pieces that carry their own spaces, and single bytes as `<0x0A>`, without what is cut at a text's ends."""
-    replacements = _replacements(layout)
-    bytewise = "ByteFallback" in _kinds(layout.get("decoder"))
-
-    def spell(token: str) -> bytes:
-        if bytewise and (byte := re.fullmatch("<0x([0-9A-F]{2})>", token)):
-            return bytes([int(byte[1], 16)])
-        for pattern, content in replacements:
-            token = token.replace(pattern, content)
-        return token.encode("utf-8", "surrogatepass")
-
-    return spell
-
-
-@cache
-def _byte_of_character() -> dict[str, int]:
-    """GPT-2's map from the printable characters of its token files back to bytes.
-
-    Printable Latin-1 bytes stand for themselves; the others, in order, are U+0100, U+0101, ...
-    """
-    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    rest = [byte for byte in range(256) if byte not in set(plain)]
-    return {chr(byte): byte for byte in plain} | {chr(256 + place): byte for place, byte in enumerate(rest)}
-
-
-def _of_bytes(token: str) -> bytes:
-    """Bytes of a token in GPT-2's spelling; one with other characters is its own text, as decoders take it."""
-    mapping = _byte_of_character()
-    if all(character in mapping for character in token):
-        return bytes(mapping[character] for character in token)
-    return token.encode("utf-8", "surrogatepass")
+    return names | {token_id: encoded(text) for token_id, text in added.items()}
 
 
 def _first_line(error: BaseException) -> str:

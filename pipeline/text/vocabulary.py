@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from qkatlas.pipeline.text.gguf_names import read_gguf_names
 from qkatlas.pipeline.text.tokenizer import UnreadableTokenizerError, read_names
 
 SPACE = "\N{MIDDLE DOT}"
@@ -36,11 +37,11 @@ class Vocabulary:
 
     @classmethod
     def open(cls, path: Path, vocab_size: int) -> Vocabulary:
-        """Read the tokenizer of a checkpoint directory.
+        """Read a checkpoint's tokenizer.
 
         Args:
-            path: the directory; one without tokenizer files gives a vocabulary without texts, and so does one whose
-                tokenizer cannot be read, which `doubt` says.
+            path: the directory, or a GGUF file; without a tokenizer it gives a vocabulary without texts, and so it does
+                where the tokenizer cannot be read, which `doubt` says.
             vocab_size: rows of the embedding matrix, V.
 
         Returns:
@@ -51,7 +52,7 @@ class Vocabulary:
         """
         nothing: tuple[None, ...] = (None,) * vocab_size
         try:
-            names = read_names(path)
+            names = read_gguf_names(path) if path.is_file() else read_names(path)
         except UnreadableTokenizerError as error:
             return cls(nothing, (False,) * vocab_size, False, printable(str(error).encode("utf-8", "replace")))
         if names is None:

@@ -109,3 +109,19 @@ def vocab_and_merges(tokenizer: Tokenizer) -> dict[str, Any]:
     model = json.loads(tokenizer.to_str())["model"]
     merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in model["merges"]]
     return {"vocab__json": model["vocab"], "merges__txt": "#version: 0.2\n" + "\n".join(merges) + "\n"}
+
+
+def sentence_piece(path: Path) -> None:
+    """Write a trained SentencePiece model of the kind of Llama 2's."""
+    import sentencepiece
+
+    with (path / "tokenizer.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(LINES),
+            model_writer=file,
+            vocab_size=310,
+            model_type="bpe",
+            byte_fallback=True,
+            character_coverage=0.98,
+            minloglevel=2,
+        )

@@ -7,7 +7,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,7 +16,7 @@ from transformers import AutoTokenizer
 from qkatlas.jobs.inputs.frequencies import Frequencies
 from qkatlas.jobs.inputs.resolve import HUB_FILES
 from qkatlas.jobs.main import run
-from qkatlas.jobs.steering.spec import Steering, read_group
+from qkatlas.jobs.steering.group import GroupFile
 from qkatlas.pipeline.text.categories import Categories
 from qkatlas.pipeline.text.vocabulary import Vocabulary
 from tests.support import tokenizer_files as files
@@ -131,18 +130,17 @@ def test_a_group_and_categories_name_tokens_in_every_spelling(planted_tiny: Path
     red, cat = vocabulary.find(" red"), vocabulary.find(" cat")
     assert red is not None
     assert cat is not None
-    opened = SimpleNamespace(vocabulary=vocabulary)
     file = tmp_path / "group.txt"
     for name in (" red", "red", "_red", "·red", "Ġred", "▁red", "' red'", f"#{red}"):
         file.write_text(f"{name}\n_cat\nno such token\n", encoding="utf-8")
-        group = read_group(file, opened)  # type: ignore[arg-type]
+        group = GroupFile.read(file).texts(vocabulary)
         assert group == (" red", " cat")
-        assert Steering(head="L0H0", group=group).group_ids(opened) == [red, cat]  # type: ignore[arg-type]
+        assert [vocabulary.look_up(text) for text in group] == [red, cat]
         assert Categories.fit([[name, "cat"]], vocabulary).token_ids == ((red, cat),)
     byte = vocabulary.spellings.index(b"\xff")
     file.write_text(f"#{byte}\n")
-    group = read_group(file, opened)  # type: ignore[arg-type]
-    assert Steering(head="L0H0", group=group).group_ids(opened) == [byte]  # type: ignore[arg-type]
+    (group,) = GroupFile.read(file).texts(vocabulary)
+    assert vocabulary.look_up(group) == byte
 
 
 def test_frequencies_may_write_spaces_as_they_like(tmp_path: Path) -> None:

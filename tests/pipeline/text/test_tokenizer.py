@@ -91,6 +91,30 @@ BYTE_LEVEL: dict[str, Make] = {
     "tokenizer.json and added in the config": lambda path: write(
         path, tokenizer__json=stored(files.byte_level()), tokenizer_config__json={"added_tokens_decoder": DECODER}
     ),
+    "Llama 3": lambda path: write(
+        path,
+        config__json={"model_type": "llama"},
+        tokenizer__json=stored(files.byte_level()),
+        tokenizer_config__json={**GENERIC, "bos_token": "<|endoftext|>"},
+    ),
+    "Llama 3, LlamaTokenizer": lambda path: write(
+        path,
+        config__json={"model_type": "llama"},
+        tokenizer__json=stored(files.byte_level()),
+        tokenizer_config__json={"tokenizer_class": "LlamaTokenizer"},
+    ),
+    "Qwen 2": lambda path: write(
+        path,
+        config__json={"model_type": "qwen2"},
+        tokenizer__json=stored(files.byte_level()),
+        tokenizer_config__json={"tokenizer_class": "Qwen2Tokenizer", "pad_token": "<|endoftext|>"},
+    ),
+    "NeoX": lambda path: write(
+        path,
+        config__json={"model_type": "gpt_neox"},
+        tokenizer__json=stored(files.byte_level()),
+        tokenizer_config__json={"tokenizer_class": "GPTNeoXTokenizer"},
+    ),
     "tokenizer.json and added tokens": lambda path: write(
         path, tokenizer__json=stored(files.byte_level()), added_tokens__json=ADDED
     ),
@@ -144,6 +168,21 @@ OTHERS: dict[str, tuple[Make, dict[str, bytes]]] = {
 }
 
 
+LLAMA = {"model_type": "llama", "vocab_size": V, "hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1}
+
+
+def sentence_piece(path: Path) -> Path:
+    write(path, config__json=LLAMA, tokenizer_config__json={"tokenizer_class": "LlamaTokenizer"})
+    files.sentence_piece(path)
+    return path
+
+
+OTHERS["SentencePiece"] = (
+    sentence_piece,
+    {"▁red": b" red", "<0x0A>": b"\n", "<0xFF>": b"\xff", "<s>": b"<s>", "<unk>": b"<unk>"},
+)
+
+
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_tokenizers_are_spelled_by_their_own_decoding(kind: str, tmp_path: Path) -> None:
     make, known = OTHERS[kind]
@@ -160,7 +199,7 @@ def test_other_tokenizers_are_spelled_by_their_own_decoding(kind: str, tmp_path:
     assert {i for i, special in enumerate(vocabulary.special) if special} >= set(reference.all_special_ids)
     for text in TEXTS:
         assert tokenise(path, text, V).tolist() == reference(text, add_special_tokens=False)["input_ids"]
-    if kind in ("Unigram", "byte fallback"):
+    if kind in ("Unigram", "byte fallback", "SentencePiece"):
         tokens = tokenise(path, "red the red", V)
         assert b"".join(vocabulary.spellings[i] or b"" for i in tokens) == b" red the red"
 
