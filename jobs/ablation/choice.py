@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from qkatlas.jobs.inputs.heads import heads_within
-from qkatlas.pipeline.models.checkpoint import Architecture
+from qkatlas.pipeline.models.architecture import Architecture
 from qkatlas.pipeline.models.head import Head
 
 

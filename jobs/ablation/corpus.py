@@ -8,7 +8,7 @@ from typing import Any
 
 from qkatlas.jobs.worker.prompt_shards import PROMPTS_PER_SHARD
 from qkatlas.outputs.runs.shard import Shard
-from qkatlas.pipeline.models.checkpoint import Architecture
+from qkatlas.pipeline.models.architecture import Architecture
 from qkatlas.pipeline.passes.ablation import Measurement
 from qkatlas.pipeline.passes.components import CLEAN, Component
 from qkatlas.pipeline.text.passages import Passages

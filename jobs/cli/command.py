@@ -51,9 +51,12 @@ def command_of(declaration: Declaration) -> click.Command:
     own = [option for option in declaration.options if not option.common]
     shared = [option for option in options_of(Request) if declaration.opens_model or option.name != "model"]
     if not declaration.uses_gpus:
-        said = {"metavar": "0", "help": "None: it runs on CPUs.", "shown_default": "0"}
-        shared = [replace(option, **said) if option.name == "gpus" else option for option in shared]
+        shared = [_no_gpus(option) if option.name == "gpus" else option for option in shared]
     return click.Command(declaration.name, callback=run, params=parameters([*own, *shared]), help=declaration.summary)
+
+
+def _no_gpus(option: Option) -> Option:
+    return replace(option, metavar="0", help="None: it runs on CPUs.", shown_default="0")
 
 
 def _without_gpus(request: Request, job: str) -> Request:

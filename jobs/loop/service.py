@@ -244,7 +244,7 @@ class _Computing:
 
 
 def _overtaken(step: Step[Any, Any], run: Run) -> bool:
-    """Whether something that a step stands on was committed after shards of its own, now or by a driver that ended then.
+    """Whether something that a step stands on was committed after shards of its own, now or by an earlier driver.
 
     What is shared must then be made again: its digest says whether these shards still hold.
     """

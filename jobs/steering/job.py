@@ -15,6 +15,7 @@ from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.opening import ModelJob
 from qkatlas.jobs.loop.step import Context, Step, nothing_more
 from qkatlas.jobs.steering.answer import dose_response
+from qkatlas.jobs.steering.group import GroupFile
 from qkatlas.jobs.steering.prompts import draw_prompts, in_model_table, prompt_shards
 from qkatlas.jobs.steering.spec import Steering
 from qkatlas.jobs.steering.tables import TABLES, samples_table, steering_table
@@ -108,7 +109,7 @@ class SteeringJob(ModelJob[Steering]):
 
     def steps(self) -> Sequence[Step[Any, Any]]:
         """The kin of fixed ranges of tokens, one shard a point, the heat maps, and a shard a point inside the model."""
-        kin = Step(
+        kin: Step[UnitStates | FoundKin, None] = Step(
             kind="kin",
             shards=self._kin_shards,
             share=self._share_kin,
@@ -220,6 +221,7 @@ class SteeringJob(ModelJob[Steering]):
     def _share_heat_maps(self, context: Context) -> HeatMaps:
         """The group under the unsteered head, its symmetric part, its skew part, and every alpha."""
         states_VD, digest = self._layer_states(context.threads)
+        assert not isinstance(self.spec.group, GroupFile), "a file was read for the model"
         found = [self.model.vocabulary.look_up(text) for text in self.spec.group]
         ids_G = np.array(list(dict.fromkeys(token for token in found if token is not None)), np.int32)
         grid = self._steerable(context.threads, self._weights())

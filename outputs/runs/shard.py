@@ -25,7 +25,7 @@ class Shard:
     kind: str = field(default="", compare=False)
 
     @property
-    def rows(self) -> slice:
+    def rows(self) -> slice[int, int, None]:
         """The rows that it covers, from `start` to `stop`."""
         return slice(self.bounds["start"], self.bounds["stop"])
 
