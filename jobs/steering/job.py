@@ -108,7 +108,7 @@ class SteeringJob(ModelJob[Steering]):
 
     def steps(self) -> Sequence[Step[Any, Any]]:
         """The kin of fixed ranges of tokens, one shard a point, the heat maps, and a shard a point inside the model."""
-        kin = Step(
+        kin: Step[UnitStates | FoundKin, None] = Step(
             kind="kin",
             shards=self._kin_shards,
             share=self._share_kin,
@@ -168,7 +168,7 @@ class SteeringJob(ModelJob[Steering]):
         """Scores that a shard computes; a cosine, and a token's forward pass, count by their products to a score's."""
         shape = self.model.checkpoint.architecture
         if shard.kind == "kin":
-            return (shard.rows.stop - shard.rows.start) * shape.vocab_size * shape.d_model // shape.d_head
+            return (shard.bounds["stop"] - shard.bounds["start"]) * shape.vocab_size * shape.d_model // shape.d_head
         if shard.kind in ("unsteered", "steered"):
             return shape.vocab_size**2
         if shard.kind == "in-model" and self._prompts is not None:
@@ -220,6 +220,7 @@ class SteeringJob(ModelJob[Steering]):
     def _share_heat_maps(self, context: Context) -> HeatMaps:
         """The group under the unsteered head, its symmetric part, its skew part, and every alpha."""
         states_VD, digest = self._layer_states(context.threads)
+        assert isinstance(self.spec.group, tuple), "lines were fitted to the model"
         found = [self.model.vocabulary.look_up(text) for text in self.spec.group]
         ids_G = np.array(list(dict.fromkeys(token for token in found if token is not None)), np.int32)
         grid = self._steerable(context.threads, self._weights())
