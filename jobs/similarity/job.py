@@ -102,7 +102,7 @@ class SimilarityJob(ModelJob[Similarity]):
 
     def scores_in(self, shard: Shard) -> int:
         """Pairs of a shard."""
-        return (shard.rows.stop - shard.rows.start) * self._count
+        return (shard.bounds["stop"] - shard.bounds["start"]) * self._count
 
     def prepare(self, context: Context) -> None:
         """Compute states, queries and keys, before anything is written.

@@ -15,7 +15,6 @@ from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.opening import ModelJob
 from qkatlas.jobs.loop.step import Context, Step, nothing_more
 from qkatlas.jobs.steering.answer import dose_response
-from qkatlas.jobs.steering.group import GroupFile
 from qkatlas.jobs.steering.prompts import draw_prompts, in_model_table, prompt_shards
 from qkatlas.jobs.steering.spec import Steering
 from qkatlas.jobs.steering.tables import TABLES, samples_table, steering_table
@@ -169,7 +168,7 @@ class SteeringJob(ModelJob[Steering]):
         """Scores that a shard computes; a cosine, and a token's forward pass, count by their products to a score's."""
         shape = self.model.checkpoint.architecture
         if shard.kind == "kin":
-            return (shard.rows.stop - shard.rows.start) * shape.vocab_size * shape.d_model // shape.d_head
+            return (shard.bounds["stop"] - shard.bounds["start"]) * shape.vocab_size * shape.d_model // shape.d_head
         if shard.kind in ("unsteered", "steered"):
             return shape.vocab_size**2
         if shard.kind == "in-model" and self._prompts is not None:
@@ -221,7 +220,7 @@ class SteeringJob(ModelJob[Steering]):
     def _share_heat_maps(self, context: Context) -> HeatMaps:
         """The group under the unsteered head, its symmetric part, its skew part, and every alpha."""
         states_VD, digest = self._layer_states(context.threads)
-        assert not isinstance(self.spec.group, GroupFile), "a file was read for the model"
+        assert isinstance(self.spec.group, tuple), "lines were fitted to the model"
         found = [self.model.vocabulary.look_up(text) for text in self.spec.group]
         ids_G = np.array(list(dict.fromkeys(token for token in found if token is not None)), np.int32)
         grid = self._steerable(context.threads, self._weights())
