@@ -38,12 +38,12 @@ ABLATION = Table(
 )  # fmt: skip
 LOSSES = Table(name="losses", rows="one row a component", schema=schemas.LOSSES, when="without --no-loss")
 PROMPT_SCORES = Table(
-    name="prompt_scores", rows="one row for each component, prompt and head; S: none, embeddings, L0, L1, ...",
+    name="prompt_scores", rows="one row for each component, prompt and head; S: none, embeddings, L0, L1 and so on",
     schema=schemas.PROMPT_SCORES, file="prompt_scores/source={source}/part-{part:05d}.parquet", fields=of_source,
     shown=_SOURCES,
 )  # fmt: skip
 PASSAGE_LOSSES = Table(
-    name="passage_losses", rows="one row for each component and passage; S: none, embeddings, L0, L1, ...",
+    name="passage_losses", rows="one row for each component and passage; S: none, embeddings, L0, L1 and so on",
     schema=schemas.PASSAGE_LOSSES, file="passage_losses/source={source}/part-{part:05d}.parquet", fields=of_source,
     shown=_SOURCES, when="without --no-loss",
 )  # fmt: skip

@@ -81,7 +81,8 @@ def page_of(report: Path) -> str:
 
 
 def test_the_page_of_tables_describes_its_columns(example: Path) -> None:
-    page = run(example, program=(ROOT / "docs/tables.py").read_text(encoding="utf-8"))
+    program = f"import runpy; runpy.run_path({str(ROOT / 'docs/tables.py')!r}, run_name='__main__')"
+    page = run(example, program=program)
     assert "## `norms/layer=L/part-*.parquet`" in page
     assert "| `collapsed_share` | float64 |" in page
 
