@@ -99,6 +99,16 @@ def test_pieces_have_their_exact_bytes(tmp_path: Path) -> None:
     assert vocabulary.spellings[399] is None
 
 
+def test_control_and_user_defined_tokens_are_their_own_text(tmp_path: Path) -> None:
+    tokens = ["<é>", "é", "<▁x>", "▁x"]
+    types = [int(TokenType.CONTROL), int(TokenType.NORMAL), int(TokenType.USER_DEFINED), int(TokenType.NORMAL)]
+    vocabulary = Vocabulary.open(write(tmp_path / "a.gguf", "gpt2", tokens, types, merges=["a b"]), 4)
+    assert vocabulary.spellings[:2] == ("<é>".encode(), b"\xe9")
+    vocabulary = Vocabulary.open(write(tmp_path / "b.gguf", "llama", tokens, types), 4)
+    assert vocabulary.spellings[2:] == ("<▁x>".encode(), b" x")
+    assert vocabulary.special == (True, False, False, False)
+
+
 def test_words_of_a_model_that_splits_digits_are_those_it_has(tmp_path: Path) -> None:
     tokens = ["<|endoftext|>", *"0123456789", "Ġ", "Ġred", "blue", "Ġgreen", "Ġcat"]
     file = write(tmp_path / "model.gguf", "gpt2", tokens, None, merges=["Ġ r"], eos=0)
