@@ -16,7 +16,8 @@ from support.interruptions import hashes
 from support.nodes import cluster_of, raylet, submit, workers
 
 from qkatlas.cluster.in_process import InProcessExecutor
-from qkatlas.jobs.full_vocab.job import FullVocab, FullVocabJob
+from qkatlas.jobs.full_vocab.job import FullVocabJob
+from qkatlas.jobs.full_vocab.spec import FullVocab
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.loop.service import submit as submit_here
 from qkatlas.outputs.runs import soundness
@@ -133,7 +134,7 @@ def planted_small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_fifty_kills_lose_nothing_and_change_nothing(planted_small: Path, tmp_path: Path) -> None:
-    job = FullVocabJob(FullVocab(), Model.open("planted-small", planted_small), shards=SHARDS)
+    job = FullVocabJob(FullVocab(shards=SHARDS), Model.open("planted-small", planted_small))
     expected = submit_here(job, out=tmp_path / "undisturbed", executor=InProcessExecutor()).run
     print(f"seed {SEED}")  # shown if the test fails
     draw = random.Random(SEED)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,14 @@ from support.nodes import cluster_of, kill_head, raylet, submit, until
 from qkatlas.cluster.executor import Grant
 from qkatlas.cluster.in_process import InProcessExecutor
 from qkatlas.cluster.ray_cluster import RayExecutor
-from qkatlas.jobs.full_vocab.job import FullVocab, FullVocabJob
+from qkatlas.jobs.full_vocab.job import FullVocabJob, score_shard
+from qkatlas.jobs.full_vocab.spec import FullVocab
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.loop.service import submit as submit_here
+from qkatlas.jobs.loop.step import Produced, Step
+from qkatlas.jobs.worker.prepared import Rows
 from qkatlas.outputs.runs import soundness
-from qkatlas.outputs.runs.journal import Journal, Receipt
+from qkatlas.outputs.runs.journal import Journal
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 
@@ -29,7 +34,7 @@ SHARDS = 500
 
 @pytest.fixture(scope="module")
 def undisturbed(planted_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    job = FullVocabJob(FullVocab(), Model.open("tiny", planted_tiny), shards=SHARDS)
+    job = FullVocabJob(FullVocab(shards=SHARDS), Model.open("tiny", planted_tiny))
     return submit_here(job, out=tmp_path_factory.mktemp("undisturbed"), executor=InProcessExecutor()).run
 
 
@@ -74,23 +79,23 @@ class OneBadShard(FullVocabJob):
 
     tries: Path
 
-    @property
-    def run_shard(self) -> Any:
-        compute, tries = FullVocabJob.run_shard, self.tries
+    def steps(self) -> Sequence[Step[Any, Any]]:
+        (rows,) = super().steps()
+        tries = self.tries
 
-        def run(grant: Grant, shard: Shard, *arguments: Any) -> Receipt:
+        def compute(grant: Grant, shard: Shard, shared: Rows, k: int) -> Produced:
             with tries.open("a") as stream:
                 stream.write(f"{shard.name}\n")
             if shard.bounds["part"] == 3:
                 raise ValueError("a slip in the program")
-            return compute(grant, shard, *arguments)
+            return score_shard(grant, shard, shared, k)
 
-        return run
+        return [replace(rows, compute=compute)]
 
 
 def test_an_error_of_the_program_fails_its_shard_once_and_no_other(planted_tiny: Path, tmp_path: Path) -> None:
     model = Model.open("tiny", planted_tiny)
-    bad = OneBadShard(FullVocab(), model, shards=8)
+    bad = OneBadShard(FullVocab(shards=8), model)
     bad.tries = tmp_path / "tries"
     with RayExecutor() as executor:
         result = submit_here(bad, out=tmp_path, executor=executor, gpus=0)
@@ -103,7 +108,7 @@ def test_an_error_of_the_program_fails_its_shard_once_and_no_other(planted_tiny:
         assert 'raise ValueError("a slip in the program")' in log
         assert result.run.manifest() is None
 
-        mended = submit_here(FullVocabJob(FullVocab(), model, shards=8), out=tmp_path, executor=executor, gpus=0)
+        mended = submit_here(FullVocabJob(FullVocab(shards=8), model), out=tmp_path, executor=executor, gpus=0)
     assert (mended.failures, mended.computed) == ({}, 1)
     assert soundness.faults(mended.run) == []
 

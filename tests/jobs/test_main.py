@@ -158,16 +158,16 @@ def test_an_unfinished_run_is_no_run_to_verify(submit: Submit, out: Path) -> Non
 def test_failed_shards_are_listed_with_exit_code_1(
     submit: Submit, random_model: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qkatlas.jobs.full_vocab import job
+    from qkatlas.jobs.loop import work
 
-    write_part = job.write_part
+    write_part = work.write_part
 
     def fails_once_full(folder: Path, path: str, table: object) -> object:
         if "part-00002" in path:
             raise OSError(28, "No space left on device", path)
         return write_part(folder, path, table)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(job, "write_part", fails_once_full)
+    monkeypatch.setattr(work, "write_part", fails_once_full)
     code, _, error = full_vocab(submit, random_model, "--shards", 4)
     assert code == 1
     assert "shard L1H5-000105-000158 was not computed: OSError: [Errno 28] No space left on device" in error

@@ -20,18 +20,18 @@ from support.part_files import part_file
 
 from qkatlas.cluster.executor import Executor
 from qkatlas.cluster.in_process import InProcessExecutor
-from qkatlas.jobs.full_vocab.job import FullVocab, FullVocabJob
+from qkatlas.jobs.full_vocab.job import FullVocabJob
+from qkatlas.jobs.full_vocab.spec import FullVocab
 from qkatlas.jobs.inputs.model import Model
-from qkatlas.jobs.loop.service import Result, submit
+from qkatlas.jobs.loop.result import Result
+from qkatlas.jobs.loop.service import submit
 from qkatlas.outputs.runs import soundness
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.schemas import scores as schemas
 
 
-def compute(
-    folder: Path, out: Path, *, shards: int | None = None, executor: Executor | None = None, **spec: Any
-) -> Result:
-    job = FullVocabJob(FullVocab(**spec), Model.open("test", folder), shards=shards)
+def compute(folder: Path, out: Path, *, executor: Executor | None = None, **spec: Any) -> Result:
+    job = FullVocabJob(FullVocab(**spec), Model.open("test", folder))
     return submit(job, out=out, executor=executor or InProcessExecutor(), gpus=0)
 
 
@@ -261,9 +261,9 @@ def test_only_the_missing_shards_are_computed(random_model: Path, tmp_path: Path
 def test_shards_that_fail_are_listed_and_the_others_kept(
     random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qkatlas.jobs.full_vocab import job as full_vocab
+    from qkatlas.jobs.loop import work
 
-    write_part, written = full_vocab.write_part, []
+    write_part, written = work.write_part, []
 
     def full_disk(folder: Path, path: str, rows: pa.Table) -> Any:
         if len(written) >= 4:
@@ -271,7 +271,7 @@ def test_shards_that_fail_are_listed_and_the_others_kept(
         written.append(path)
         return write_part(folder, path, rows)
 
-    monkeypatch.setattr(full_vocab, "write_part", full_disk)
+    monkeypatch.setattr(work, "write_part", full_disk)
     result = compute(random_model, tmp_path, shards=5)
     assert list(result.failures) == ["L1H5-000084-000126", "L1H5-000126-000168", "L1H5-000168-000211"]
     assert all(failure.kind == "OSError" for failure in result.failures.values())

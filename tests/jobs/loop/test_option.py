@@ -28,6 +28,7 @@ class Spec:
     colour: str = option("red", choices=("red", "blue"), help="Its colour.")
     top_k: int = option(3, least=1, remedy="keep at least one", unit="keys", help="Keys.", in_plan=True)
     bins: int = option(5, least=1, most=9, help="Bins.")
+    shape: str | None = option(None, choices=("round", "flat"), help="Its shape.")
     limit: float | None = option(None, flag="--gamma", least=0, help="A limit.", shown_default="none")
     sizes: tuple[int, ...] = option((1, 2), metavar="LIST", parse=numbers, help="Sizes.", shown_default="1,2")
     words: tuple[str, ...] | None = option(None, read=lambda file: tuple(file.read_text().split()), help="Words.")
@@ -52,11 +53,12 @@ def test_options_are_the_fields_that_declare_one_in_their_order() -> None:
     found = {declared.name: declared for declared in options_of(Spec)}
     assert list(found) == [field.name for field in dataclasses.fields(Spec) if field.name != "hidden"]
     assert [declared.flag for declared in found.values()] == [
-        "name", "--colour", "--top-k", "--bins", "--gamma", "--sizes", "--words", "--loud", "--loss", "--seed",
+        "name", "--colour", "--top-k", "--bins", "--shape", "--gamma", "--sizes", "--words", "--loud", "--loss",
+        "--seed",
     ]  # fmt: skip
     assert {name: declared.kind for name, declared in found.items()} == {
-        "name": str, "colour": str, "top_k": int, "bins": int, "limit": float, "sizes": str, "words": str, "loud": bool,
-        "loss": bool, "seed": int,
+        "name": str, "colour": str, "top_k": int, "bins": int, "shape": str, "limit": float, "sizes": str, "words": str,
+        "loud": bool, "loss": bool, "seed": int,
     }  # fmt: skip
     assert (found["name"].default, found["top_k"].default, found["sizes"].default) == (None, 3, (1, 2))
     assert [name for name, declared in found.items() if declared.in_plan] == ["top_k"]
@@ -68,6 +70,7 @@ def test_options_are_the_fields_that_declare_one_in_their_order() -> None:
     ("given", "refusal"),
     [
         ({"colour": "green"}, "--colour 'green' is unknown; choose one of red, blue"),
+        ({"shape": "tall"}, "--shape 'tall' is unknown; choose one of round, flat"),
         ({"top_k": 0}, "--top-k 0 is below 1; keep at least one"),
         ({"bins": 0}, "--bins 0 is impossible; choose from 1 to 9"),
         ({"bins": 10}, "--bins 10 is impossible; choose from 1 to 9"),
@@ -87,7 +90,9 @@ def test_a_program_and_a_command_line_are_refused_alike(given: dict[str, Any], r
         assert str(typed.value) == refusal
 
 
-@pytest.mark.parametrize("given", [{"top_k": 1}, {"bins": 1}, {"bins": 9}, {"limit": 0.0}, {"limit": None}])
+@pytest.mark.parametrize(
+    "given", [{"top_k": 1}, {"bins": 1}, {"bins": 9}, {"limit": 0.0}, {"limit": None}, {"shape": None}]
+)
 def test_bounds_belong_to_what_is_allowed(given: dict[str, Any]) -> None:
     assert {name: getattr(Spec(name="x", **given), name) for name in given} == given
 
