@@ -33,7 +33,7 @@ class Source:
     """What the job is about."""
 
     name: str = "toy"
-    identity: dict[str, Any] = field(default_factory=lambda: {"toy": 1})
+    identity: dict[str, Any] = field(default_factory=lambda: {"weights_sha256": "0" * 64})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +210,7 @@ def values(run: Run, table: str) -> list[int]:
     """The values of a table's parts of a finished run, in their order."""
     manifest = run.manifest()
     assert manifest is not None
-    parts = [part.path for part in manifest["parts"] if part.path.startswith(f"{table}/")]
+    parts = [part.path for part in manifest.parts if part.path.startswith(f"{table}/")]
     return [
         value
         for path in parts

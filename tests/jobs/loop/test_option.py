@@ -53,11 +53,12 @@ def test_options_are_the_fields_that_declare_one_in_their_order() -> None:
     found = {declared.name: declared for declared in options_of(Spec)}
     assert list(found) == [field.name for field in dataclasses.fields(Spec) if field.name != "hidden"]
     assert [declared.flag for declared in found.values()] == [
-        "name", "--colour", "--top-k", "--bins", "--shape", "--gamma", "--sizes", "--words", "--loud", "--loss", "--seed",
+        "name", "--colour", "--top-k", "--bins", "--shape", "--gamma", "--sizes", "--words", "--loud", "--loss",
+        "--seed",
     ]  # fmt: skip
     assert {name: declared.kind for name, declared in found.items()} == {
-        "name": str, "colour": str, "top_k": int, "bins": int, "shape": str, "limit": float, "sizes": str, "words": str, "loud": bool,
-        "loss": bool, "seed": int,
+        "name": str, "colour": str, "top_k": int, "bins": int, "shape": str, "limit": float, "sizes": str, "words": str,
+        "loud": bool, "loss": bool, "seed": int,
     }  # fmt: skip
     assert (found["name"].default, found["top_k"].default, found["sizes"].default) == (None, 3, (1, 2))
     assert [name for name, declared in found.items() if declared.in_plan] == ["top_k"]

@@ -17,7 +17,7 @@ from qkatlas.cluster.in_process import InProcessExecutor
 from qkatlas.jobs.loop.clock import Clock
 from qkatlas.jobs.loop.progress import Progress
 from qkatlas.jobs.loop.step import Context, Produced, Step, stages
-from qkatlas.outputs.runs import store
+from qkatlas.outputs.runs import soundness
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 
@@ -72,7 +72,7 @@ def test_a_run_lists_its_parts_and_what_each_shard_was_made_from_and_cost(tmp_pa
     assert [path.rpartition("-")[0] or path for path in paths] == [
         "sum.parquet", *(f"numbers/part-0000{part}" for part in range(3)), "products/part-00000", "products/part-00001",
     ]  # fmt: skip
-    assert store.faults(run) == []
+    assert soundness.faults(run) == []
     shards = {shard["name"]: shard for shard in manifest["shards"]}
     assert list(shards) == [*SHARDS[:4], *SHARDS[4:]]
     assert [shard["kind"] for shard in shards.values()] == ["number"] * 3 + ["apart"] + ["product"] * 2
@@ -148,7 +148,7 @@ def test_a_step_is_computed_again_where_the_one_before_came_to_other_results(tmp
     assert [event for event in EVENTS if event in SHARDS] == [*SHARDS[:3], *SHARDS[4:]]
     assert result.computed == 5
     assert hashes(run) == hashes(whole)
-    assert store.faults(run) == []
+    assert soundness.faults(run) == []
 
 
 def test_a_driver_that_ends_between_two_steps_leaves_no_stale_shard_unseen(tmp_path: Path) -> None:
