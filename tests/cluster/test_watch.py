@@ -57,6 +57,7 @@ def test_an_answer_and_an_error_arrive_and_silence_ends() -> None:
     assert time.monotonic() - started < 10.0
 
 
+@pytest.mark.slow
 def test_a_port_that_is_no_clusters_is_refused(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"

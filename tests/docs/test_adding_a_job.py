@@ -47,6 +47,7 @@ def test_help_lists_it_and_its_options(example: Path) -> None:
     assert all(flag in own for flag in ("--layer N", "--states [mlp|mean|bos", "--model", "--seed"))
 
 
+@pytest.mark.slow
 def test_a_plan_is_made_of_the_same_shards(example: Path) -> None:
     plan = json.loads(run(example, "plan", "norms", "--model", "gpt2", "--json"))
     assert (plan["job"], plan["shards"]) == ("norms", 13)

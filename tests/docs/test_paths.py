@@ -16,8 +16,8 @@ PATH = re.compile(rf"(?<![\w./:<$-])(?:{FOLDERS})/[\w./*-]*\w/?")
 FILE = re.compile(r"(?<![\w./:<$-])[\w-]+\.(?:md|toml|cff|sh|yaml)\b")
 MODULE = re.compile(r"python3? -m (\w+(?:\.\w+)*)|`(qkatlas(?:\.\w+)+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-OTHERS = ("report.html",)
-"""Names of files that a command of the page writes."""
+WRITTEN = ("report.html", "jobs/norms/")
+"""How names begin of what a page writes: by a command, or as the worked example of a job."""
 
 
 def there(page: Path, path: str) -> bool:
@@ -40,7 +40,7 @@ def faults(page: Path, text: str) -> list[str]:
     """Names in a page that nothing has."""
     named = [*PATH.findall(text), *FILE.findall(text)]
     named += [target.partition("#")[0] for target in LINK.findall(text) if "://" not in target]
-    wrong = [path for path in named if path and path not in OTHERS and not there(page, path)]
+    wrong = [path for path in named if path and not path.startswith(WRITTEN) and not there(page, path)]
     return wrong + [module for module in chain(*MODULE.findall(text)) if module and not is_module(module)]
 
 

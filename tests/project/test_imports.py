@@ -36,8 +36,8 @@ LITTLE = "value = 1\n"
 @pytest.mark.parametrize(
     ("files", "closing"),
     [
-        ({"one": "little.two"}, ("two", "little.one")),
-        ({"left/one": "little.right.one"}, ("right/two", "little.left.two")),  # packages, though no two files
+        ({"one": "ringed.two"}, ("two", "ringed.one")),
+        ({"left/one": "ringed.right.one"}, ("right/two", "ringed.left.two")),  # packages, though no two files
     ],
 )
 def test_the_rule_sees_a_circle(
@@ -45,12 +45,12 @@ def test_the_rule_sees_a_circle(
 ) -> None:
     names = ("one", "two", "left/__init__", "left/one", "left/two", "right/__init__", "right/one", "right/two")
     for name in ("__init__", *names):
-        file = tmp_path / "little" / f"{name}.py"
+        file = tmp_path / "ringed" / f"{name}.py"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(LITTLE + (AT_THE_TOP.format(files[name]) if name in files else ""))
     (rules,) = re.findall(r"^\[tool\.importlinter\]\n(?:.+\n)+", SETTINGS, re.MULTILINE)
     (rule,) = re.findall(r'^\[\[.+\]\]\nname = "no circle of imports"\n(?:.+\n)+', SETTINGS, re.MULTILINE)
-    (tmp_path / "pyproject.toml").write_text((rules + rule).replace('"qkatlas"', '"little"'))
+    (tmp_path / "pyproject.toml").write_text((rules + rule).replace('"qkatlas"', '"ringed"'))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -58,12 +58,12 @@ def test_the_rule_sees_a_circle(
         return lint_imports(config_filename="pyproject.toml", no_cache=True, is_debug_mode=False)
 
     assert lint() == EXIT_STATUS_SUCCESS
-    assert circles("little") == []
+    assert circles("ringed") == []
     name, imported = closing
-    with (tmp_path / "little" / f"{name}.py").open("a") as stream:
+    with (tmp_path / "ringed" / f"{name}.py").open("a") as stream:
         stream.write(back.format(imported))
     assert lint() == EXIT_STATUS_ERROR
-    assert circles("little") == ([["little.one", "little.two"]] if name == "two" else [])
+    assert circles("ringed") == ([["ringed.one", "ringed.two"]] if name == "two" else [])
 
 
 def test_a_package_and_its_own_file_in_a_circle_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ function searchBox(texts, { onPick, name }) {
     const byId = /^#(\d+)$/.exec(wanted);
     const numbered = byId && Number(byId[1]) < texts.length ? [Number(byId[1])] : [];
     if (!wanted) return [];
-    const meant = readings(wanted), exact = meant.map((reading) => []), ranks = [[], [], []];
+    const meant = readings(wanted), exact = meant.map(() => []), ranks = [[], [], []];
     const needles = [...new Set(meant.map((reading) => reading.toLowerCase().trim() || reading.toLowerCase()))];
     for (let token = 0; token < folded.length; token++) {
       if (token === numbered[0] || !needles.some((needle) => folded[token].includes(needle))) continue;

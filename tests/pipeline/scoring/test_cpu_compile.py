@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from qkatlas.pipeline.scoring import cpu_compile
 
 INNER = "from cpu_compile import compiled\n@compiled\ndef inner(x):\n    return x + {}\n"
@@ -21,6 +23,7 @@ def call(folder: Path) -> list[int]:
     return [int(number) for number in done.stdout.split()]
 
 
+@pytest.mark.slow
 def test_a_function_is_compiled_anew_when_what_it_calls_in_another_file_changes(tmp_path: Path) -> None:
     shutil.copy(cpu_compile.__file__, tmp_path)
     (tmp_path / "cpu_inner.py").write_text(INNER.format(1))

@@ -221,6 +221,7 @@ def test_saved_tokenizers_are_read_without_a_doubt(tmp_path: Path) -> None:
     assert Vocabulary.open(tmp_path / "bert", V).doubt is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["tokenizer.json", "two files", "vocab.json"])
 def test_of_two_tokens_with_one_id_the_same_wins_in_every_process(form: str, tmp_path: Path) -> None:
     layout = json.loads(files.byte_level().to_str())
