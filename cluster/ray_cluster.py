@@ -47,7 +47,7 @@ _CONNECT_SECONDS = 10.0
 _JOIN_SECONDS = 40.0
 """How long it may take to join a cluster, our package sent."""
 
-_START_SECONDS = 60.0
+_START_SECONDS = 120.0
 """How long a cluster of this command's own may take to start."""
 
 _QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
