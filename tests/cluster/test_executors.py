@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray import cloudpickle
 
 from qkatlas.cluster.executor import Capacity, Executor, Grant, Node
 from qkatlas.cluster.in_process import InProcessExecutor, local_cpus
 from qkatlas.cluster.pace import Pace
 from qkatlas.cluster.ray_cluster import RayExecutor
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers import nothing from where a command is given
 
 
 @pytest.fixture(scope="module")
