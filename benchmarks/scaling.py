@@ -13,10 +13,10 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import click
 import pyarrow as pa
@@ -24,12 +24,11 @@ import pyarrow as pa
 from qkatlas.cluster.executor import Capacity, Grant, Node, Outcome
 from qkatlas.cluster.in_process import InProcessExecutor
 from qkatlas.cluster.ray_cluster import RayExecutor
-from qkatlas.jobs.loop.clock import Clock
+from qkatlas.jobs.loop.job import Host, Job
 from qkatlas.jobs.loop.service import submit
+from qkatlas.jobs.loop.step import Produced, Step
+from qkatlas.jobs.loop.table import Table
 from qkatlas.outputs.runs import soundness
-from qkatlas.outputs.runs.journal import Receipt
-from qkatlas.outputs.runs.measures import Measures
-from qkatlas.outputs.runs.part import Part, partition, write_part
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 
@@ -87,60 +86,62 @@ class Named:
     """A model of which only the identity matters here."""
 
     name = "none"
-    identity: ClassVar[dict[str, Any]] = {"weights_sha256": "0" * 64, "architecture": {"vocab_size": 1}}
+    identity: ClassVar[dict[str, Any]] = {"weights_sha256": "0" * 64}
 
 
-class SleepJob:
+def sleep(grant: Grant, shard: Shard, shared: str, seconds: float) -> Produced:
+    """Sleep, and write a row."""
+    time.sleep(seconds)
+    return Produced({"sleep": pa.table({"token_id": pa.array([shard.bounds["part"]], pa.int32())})})
+
+
+class SleepJob(Job[None]):
     """Shards that sleep and write one row."""
 
     name = "sleep"
-    model = Named()
+    tables = (
+        Table(
+            name="sleep", rows="one row", schema=pa.schema([("token_id", pa.int32())]),
+            file="sleep/layer=0/head={head}/part-{part:05d}.parquet",
+        ),
+    )  # fmt: skip
+    shows = ("sleep",)
+    look = ("sleep", "")
 
     def __init__(self, shards: int, seconds: float) -> None:
         self._shards, self._seconds = shards, seconds
+
+    @classmethod
+    def open(cls, spec: None, host: Host) -> Self:
+        """No command opens it."""
+        raise NotImplementedError
+
+    @property
+    def model(self) -> Named:
+        """None that matters."""
+        return Named()
 
     def settings(self) -> dict[str, Any]:
         """What tells one measurement from another."""
         return {"shards": self._shards}
 
-    def plan(self) -> list[Shard]:
+    def steps(self) -> Sequence[Step[Any, Any]]:
         """One shard a row."""
-        return [Shard(f"s{number:06d}", "all", {"part": number}) for number in range(self._shards)]
+        places = (divmod(number, SHARDS_PER_HEAD) for number in range(self._shards))
+        shards = [
+            Shard(f"s{number:06d}", "all", {"head": head, "part": part}, "sleep")
+            for number, (head, part) in enumerate(places)
+        ]
+        seconds = self._seconds
+        return [Step(kind="sleep", shards=shards, share=lambda _: "nothing", each=lambda _: seconds, compute=sleep)]
 
-    def covers(self, shards: Sequence[Shard]) -> bool:
-        """Whether these are all."""
-        return len(shards) == self._shards
-
-    def scores_in(self, shard: Shard) -> int:
-        """None."""
-        return 0
-
-    def prepare(self, threads: int, clock: Clock) -> None:
+    def reduce(self, run: Run) -> Mapping[str, pa.Table]:
         """Nothing."""
+        return {}
 
-    def stages(self, missing: Sequence[Shard]) -> list[list[Shard]]:
-        """One."""
-        return [list(missing)]
-
-    def tasks(
-        self, stage: Sequence[Shard], run: Run, executor: Any, threads: int, clock: Clock
-    ) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
-        """The shards."""
-        for shard in stage:
-            yield shard, (run.folder, self._seconds)
-
-    @staticmethod
-    def run_shard(grant: Grant, shard: Shard, folder: Path, seconds: float) -> Receipt:
-        """Sleep, and write a row."""
-        time.sleep(seconds)
-        number = shard.bounds["part"]
-        table = pa.table({"token_id": pa.array([number], pa.int32())})
-        part = write_part(folder, partition("sleep", 0, number // SHARDS_PER_HEAD, number), table)
-        return Receipt(shard=shard.name, inputs="0" * 64, parts=(part,), measures=Measures(device="cpu"))
-
-    def reduce(self, run: Run) -> list[Part]:
+    def answer(self, run: Run) -> str:
         """Nothing."""
-        return []
+        return ""
 
 
 @click.command()

@@ -19,7 +19,8 @@ from support.part_files import part_file
 from support.refusals import refused
 
 from qkatlas.cluster.in_process import InProcessExecutor
-from qkatlas.jobs.full_vocab.job import FullVocab, FullVocabJob
+from qkatlas.jobs.full_vocab.job import FullVocabJob
+from qkatlas.jobs.full_vocab.spec import FullVocab
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.loop.result import Result
 from qkatlas.jobs.loop.service import submit
