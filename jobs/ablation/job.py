@@ -154,12 +154,11 @@ class AblationJob(ModelJob[Ablation]):
             parts = unchanged_parts(context.run, corpus)
             if parts is None:
                 return None
-            weights = self.model.weights()
-            digest = hashlib.sha256(weights.key.encode())
+            digest = hashlib.sha256(self.model.identity["weights_sha256"].encode())
             for part in parts:
                 digest.update(part.sha256.encode())
             return Replaced(
-                weights=weights,
+                weights=self.model.weights(),
                 measurement=corpus.measurement,
                 kind=self.spec.kind,
                 means=read_means(context.run, parts) if self.spec.kind == "mean" else {},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -34,6 +35,7 @@ from qkatlas.jobs.main import run as submit_command
 from qkatlas.outputs.runs import soundness, store
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.schemas import communities as schemas_graph
+from qkatlas.pipeline.graph.neighbours import Graph
 from qkatlas.pipeline.planted.checkpoint import PlantedDesign
 
 
@@ -256,6 +258,24 @@ def test_a_stopped_job_resumes_with_the_same_files(source: Run, finished: Run, t
 
 
 @pytest.mark.slow
+def test_restarts_of_different_graphs_are_never_mixed(source: Run, finished: Run, tmp_path: Path) -> None:
+    copy = tmp_path / source.folder.name
+    shutil.copytree(source.folder, copy)
+    graph = CommunitiesJob.graph
+
+    def elsewhere(job: CommunitiesJob) -> Graph:
+        made = graph(job)
+        return dataclasses.replace(made, weight_E=np.nextafter(made.weight_E, np.float32(2)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CommunitiesJob, "graph", elsewhere)
+        with pytest.raises(DriverDiedError):
+            communities(Run(copy), restarts=3, executor=Dying(after=2))
+    result = communities(Run(copy), restarts=3)
+    assert result.computed == 3
+    assert hashes(result.run) == hashes(finished)
+
+
 def test_the_run_id_follows_what_changes_results(source: Run, finished: Run) -> None:
     ids = {
         finished.folder.name,

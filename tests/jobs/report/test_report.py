@@ -311,6 +311,9 @@ def test_what_is_not_whole_is_refused_in_one_line(
     alien = finish_run(out, "other", {"strange.parquet": pa.table({"a": [1]})})
     assert "no table that a report shows" in refused(capfd, alien, *place)
 
+    half = {path: table for path, table in token_tables().items() if not path.startswith("self/")}
+    assert "no table that a report shows" in refused(capfd, finish_run(out, "full-vocab", half), *place)
+
     part = tokens / "topk/layer=1/head=5/part-00001.parquet"
     whole = part.read_bytes()
     part.write_bytes(whole[:-1] + b"?")  # the same size: only the hash tells
