@@ -26,7 +26,7 @@ from qkatlas.cluster.in_process import InProcessExecutor
 from qkatlas.cluster.ray_cluster import RayExecutor
 from qkatlas.jobs.loop.job import Host, Job
 from qkatlas.jobs.loop.service import submit
-from qkatlas.jobs.loop.step import Produced, Step
+from qkatlas.jobs.loop.step import AnyStep, Produced, Step
 from qkatlas.jobs.loop.table import Table
 from qkatlas.outputs.runs import soundness
 from qkatlas.outputs.runs.run import Run
@@ -125,7 +125,7 @@ class SleepJob(Job[None]):
         """What tells one measurement from another."""
         return {"shards": self._shards}
 
-    def steps(self) -> Sequence[Step[Any, Any]]:
+    def steps(self) -> Sequence[AnyStep]:
         """One shard a row."""
         places = (divmod(number, SHARDS_PER_HEAD) for number in range(self._shards))
         shards = [

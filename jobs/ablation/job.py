@@ -20,7 +20,7 @@ from qkatlas.jobs.ablation.work import Piece, Replaced, Unchanged, run_ablated, 
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.opening import ModelJob
 from qkatlas.jobs.inputs.prompts import DrawnPrompts
-from qkatlas.jobs.loop.step import Context, Step
+from qkatlas.jobs.loop.step import AnyStep, Context, Step
 from qkatlas.jobs.loop.table import Table
 from qkatlas.jobs.worker.tables import PROMPTS, TOKENS, tokens_table
 from qkatlas.outputs.runs.run import Run
@@ -127,7 +127,7 @@ class AblationJob(ModelJob[Ablation]):
         dropped = self.drawn.dropped()
         return () if dropped is None else (dropped,)
 
-    def steps(self) -> Sequence[Step[Any, Any]]:
+    def steps(self) -> Sequence[AnyStep]:
         """Each corpus with nothing ablated, then each of them with the components of one layer after the other."""
         clean = [self._unchanged_step(corpus) for corpus in self._corpora]
         pairs = zip(self._corpora, clean, strict=True)

@@ -19,7 +19,7 @@ from qkatlas.jobs.communities.spec import Communities
 from qkatlas.jobs.communities.work import Search, search
 from qkatlas.jobs.inputs.source import SourceRun
 from qkatlas.jobs.loop.job import Host, Job
-from qkatlas.jobs.loop.step import Context, Step
+from qkatlas.jobs.loop.step import AnyStep, Context, Step
 from qkatlas.jobs.loop.table import Table
 from qkatlas.outputs.places.open import open_folder
 from qkatlas.outputs.runs.reader import read_parts
@@ -122,7 +122,7 @@ class CommunitiesJob(Job[Communities]):
         if self._chosen is not None and texts is not None and (warning := self._chosen.mismatch(texts)):
             yield warning
 
-    def steps(self) -> Sequence[Step[Any, Any]]:
+    def steps(self) -> Sequence[AnyStep]:
         """One step: no restart needs another."""
         return [
             Step(

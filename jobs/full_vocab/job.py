@@ -17,7 +17,7 @@ from qkatlas.jobs.full_vocab.spec import FullVocab
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.opening import ModelJob
 from qkatlas.jobs.inputs.settings import require_top_k_fits
-from qkatlas.jobs.loop.step import Context, Produced, Step
+from qkatlas.jobs.loop.step import AnyStep, Context, Produced, Step
 from qkatlas.jobs.worker.prepared import Rows, prepared_keys
 from qkatlas.jobs.worker.ranges import row_shards, row_shards_between
 from qkatlas.jobs.worker.tables import SELF, TOKENS, TOPK, self_table, tokens_table, topk_table
@@ -59,7 +59,7 @@ class FullVocabJob(ModelJob[FullVocab]):
         del settings["shards"]
         return settings
 
-    def steps(self) -> Sequence[Step[Any, Any]]:
+    def steps(self) -> Sequence[AnyStep]:
         """One step: row ranges of nearly equal length that cover the vocabulary."""
         return [
             Step(

@@ -20,7 +20,7 @@ from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.opening import ModelJob
 from qkatlas.jobs.inputs.prompts import DrawnPrompts
 from qkatlas.jobs.inputs.settings import require_top_k_fits
-from qkatlas.jobs.loop.step import Context, Step, nothing_more
+from qkatlas.jobs.loop.step import AnyStep, Context, Step, nothing_more
 from qkatlas.jobs.loop.table import Table
 from qkatlas.jobs.worker.head_prompts import HeadPrompts
 from qkatlas.jobs.worker.kin import UnitStates, committed_kin
@@ -108,13 +108,13 @@ class HeadScanJob(ModelJob[HeadScan]):
         dropped = self.drawn.dropped()
         return () if dropped is None else (dropped,)
 
-    def steps(self) -> Sequence[Step[Any, Any]]:
+    def steps(self) -> Sequence[AnyStep]:
         """The prompts; then a layer's kin, its heads, the next one's kin, and so on.
 
         A layer's heads wait for its kin alone. So they are computed beside the next layer's kin, and the workers are
         busy while the driver takes the states to that layer.
         """
-        steps: list[Step[Any, Any]] = [self.prompts.step()]
+        steps: list[AnyStep] = [self.prompts.step()]
         for layer, heads in by_layer(self.heads):
             kin = self._kin_step(layer)
             steps += [kin, self._heads_step(layer, heads, kin)]

@@ -12,7 +12,7 @@ import pyarrow as pa
 from qkatlas.cluster.executor import Grant
 from qkatlas.jobs.loop.request import Request
 from qkatlas.jobs.loop.result import Result
-from qkatlas.jobs.loop.step import Context, Step
+from qkatlas.jobs.loop.step import AnyStep, Context
 from qkatlas.jobs.loop.table import Table
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
@@ -91,7 +91,7 @@ class Job(ABC, Generic[Spec]):
         """The model whose results these are, or the run that stands for it."""
 
     @abstractmethod
-    def steps(self) -> Sequence[Step[Any, Any]]:
+    def steps(self) -> Sequence[AnyStep]:
         """What is computed, in order; its shards are the plan."""
 
     @abstractmethod

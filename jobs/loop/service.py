@@ -16,7 +16,7 @@ from qkatlas.jobs.loop.digest import digest_of
 from qkatlas.jobs.loop.job import Job
 from qkatlas.jobs.loop.progress import Progress
 from qkatlas.jobs.loop.result import Result
-from qkatlas.jobs.loop.step import Context, Step, stages
+from qkatlas.jobs.loop.step import AnyStep, Context, stages
 from qkatlas.jobs.loop.work import Task, compute_shard
 from qkatlas.outputs.places.folder import Folder
 from qkatlas.outputs.places.open import open_folder
@@ -109,7 +109,7 @@ def _commit(
     job: Job[Any],
     context: Context,
     request: Request,
-    steps: Sequence[Step[Any, Any]],
+    steps: Sequence[AnyStep],
     *,
     argv: Sequence[str],
     **facts: Any,
@@ -141,7 +141,7 @@ class _Computing:
         self,
         job: Job[Any],
         context: Context,
-        steps: Sequence[Step[Any, Any]],
+        steps: Sequence[AnyStep],
         executor: Executor,
         grant: Grant,
         progress: Progress,
@@ -207,7 +207,7 @@ class _Computing:
                 self._fail(shard, rest)
         return count, self._failures
 
-    def _tasks(self, step: Step[Any, Any], missing: set[str]) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
+    def _tasks(self, step: AnyStep, missing: set[str]) -> Iterator[tuple[Shard, tuple[Any, ...]]]:
         """The shards of a step that have to be computed, with what a worker needs for them.
 
         Those are the missing ones, and those that were committed but stand on what has changed since.
@@ -243,7 +243,7 @@ class _Computing:
         self._progress.failed(shard, failure)
 
 
-def _overtaken(step: Step[Any, Any], run: Run) -> bool:
+def _overtaken(step: AnyStep, run: Run) -> bool:
     """Whether something that a step stands on was committed after shards of its own, now or by an earlier driver.
 
     What is shared must then be made again: its digest says whether these shards still hold.
@@ -254,7 +254,7 @@ def _overtaken(step: Step[Any, Any], run: Run) -> bool:
     return bool(own and below) and max(below) > min(own)
 
 
-def _fitted(steps: Sequence[Step[Any, Any]], shards: Sequence[Shard]) -> Sequence[Step[Any, Any]]:
+def _fitted(steps: Sequence[AnyStep], shards: Sequence[Shard]) -> Sequence[AnyStep]:
     """The steps over the shards of the run, which an earlier submission may have cut otherwise."""
     if [shard for step in steps for shard in step.shards] == list(shards):
         return steps  # whose shards know their kinds

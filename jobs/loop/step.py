@@ -47,7 +47,24 @@ class Produced(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Step(Generic[Shared, Each]):
+class AnyStep:
+    """A step whatever its types, as the loop takes it; jobs make a `Step`, whose types are checked against each other.
+
+    A list of `Step[Any, Any]` would let every mistake pass, for what is expected of a call decides its type variables.
+    """
+
+    kind: str
+    shards: Sequence[Shard]
+    share: Callable[[Context], Any]
+    each: Callable[[Shard], Any]
+    compute: Callable[[Grant, Shard, Any, Any], Produced]
+    after: Sequence[AnyStep] = field(default=())
+    preparing: str = "preparing"
+    per_device: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Step(AnyStep, Generic[Shared, Each]):
     """One kind of work of a job.
 
     Attributes:
@@ -62,26 +79,21 @@ class Step(Generic[Shared, Each]):
         per_device: whether results differ in their last bits between kinds of devices, so that a run must not mix them.
     """
 
-    kind: str
-    shards: Sequence[Shard]
     share: Callable[[Context], Shared | None]
     each: Callable[[Shard], Each]
     compute: Callable[[Grant, Shard, Shared, Each], Produced]
-    after: Sequence[Step[Any, Any]] = field(default=())
-    preparing: str = "preparing"
-    per_device: bool = False
 
 
 def nothing_more(shard: Shard) -> None:
     """For `Step.each` where a shard needs nothing beside its bounds and what is shared."""
 
 
-def stages(steps: Sequence[Step[Any, Any]]) -> list[list[Step[Any, Any]]]:
+def stages(steps: Sequence[AnyStep]) -> list[list[AnyStep]]:
     """Steps in groups that can be computed together: none waits for another of its own group.
 
     The next step's `share` then runs on the driver while workers compute the one before.
     """
-    found: list[list[Step[Any, Any]]] = []
+    found: list[list[AnyStep]] = []
     for step in steps:
         if not found or any(before in found[-1] for before in step.after):
             found.append([])

@@ -14,7 +14,7 @@ from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.opening import ModelJob, open_model
 from qkatlas.jobs.inputs.prompts import DrawnPrompts
 from qkatlas.jobs.loop.job import Host
-from qkatlas.jobs.loop.step import Context, Step, nothing_more
+from qkatlas.jobs.loop.step import AnyStep, Context, Step, nothing_more
 from qkatlas.jobs.loop.table import Table
 from qkatlas.jobs.reproduce import measures, published, work
 from qkatlas.jobs.reproduce.answer import verdicts
@@ -163,10 +163,10 @@ class ReproduceJob(ModelJob[Reproduce]):
             **self.drawn.identity(),
         }
 
-    def steps(self) -> Sequence[Step[Any, Any]]:
+    def steps(self) -> Sequence[AnyStep]:
         """The prompts of a head scan, then the rest: so the model's weights are shared once at a time."""
         prompts = self._prompts.step()
-        steps: list[Step[Any, Any]] = [prompts]
+        steps: list[AnyStep] = [prompts]
         if self._notebook:
             steps.append(
                 Step(
@@ -190,7 +190,7 @@ class ReproduceJob(ModelJob[Reproduce]):
         )
         return steps if self.tokens is None else [*steps, *self._frequent_steps(self.tokens)]
 
-    def _frequent_steps(self, tokens: tuple[int, ...]) -> Sequence[Step[Any, Any]]:
+    def _frequent_steps(self, tokens: tuple[int, ...]) -> Sequence[AnyStep]:
         """What is computed of the frequent tokens."""
         counts = self._facts.data["frequent_tokens"]
         by_row, by_key = _alone(_BY_ROW, "clusters"), _alone(_BY_KEY, "clusters")

@@ -12,7 +12,7 @@ from rich.table import Table as Printed
 
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.opening import ModelJob
-from qkatlas.jobs.loop.step import Context, Step
+from qkatlas.jobs.loop.step import AnyStep, Context, Step
 from qkatlas.jobs.loop.table import Table
 from qkatlas.jobs.similarity.answer import similarity_curve
 from qkatlas.jobs.similarity.spec import Similarity
@@ -83,7 +83,7 @@ class SimilarityJob(ModelJob[Similarity]):
             if warning is not None:
                 yield warning
 
-    def steps(self) -> Sequence[Step[Any, Any]]:
+    def steps(self) -> Sequence[AnyStep]:
         """One step: fixed ranges of query tokens."""
         shards = [
             Shard(f"{self._head}-{bounds['start']:06d}", self.spec.head, bounds, "pairs")

@@ -13,7 +13,7 @@ from rich.console import RenderableType
 
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.opening import ModelJob
-from qkatlas.jobs.loop.step import Context, Step, nothing_more
+from qkatlas.jobs.loop.step import AnyStep, Context, Step, nothing_more
 from qkatlas.jobs.steering.answer import dose_response
 from qkatlas.jobs.steering.prompts import draw_prompts, in_model_table, prompt_shards
 from qkatlas.jobs.steering.spec import Steering
@@ -106,7 +106,7 @@ class SteeringJob(ModelJob[Steering]):
             settings["prompts_sha256"] = hashlib.sha256(self._prompts.tokens_PT.tobytes()).hexdigest()
         return settings
 
-    def steps(self) -> Sequence[Step[Any, Any]]:
+    def steps(self) -> Sequence[AnyStep]:
         """The kin of fixed ranges of tokens, one shard a point, the heat maps, and a shard a point inside the model."""
         kin: Step[UnitStates | FoundKin, None] = Step(
             kind="kin",

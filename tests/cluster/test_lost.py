@@ -7,7 +7,6 @@ import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.interruptions import hashes
@@ -20,7 +19,7 @@ from qkatlas.jobs.full_vocab.job import FullVocabJob, score_shard
 from qkatlas.jobs.full_vocab.spec import FullVocab
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.loop.service import submit as submit_here
-from qkatlas.jobs.loop.step import Produced, Step
+from qkatlas.jobs.loop.step import AnyStep, Produced
 from qkatlas.jobs.worker.prepared import Rows
 from qkatlas.outputs.runs import soundness
 from qkatlas.outputs.runs.journal import Journal
@@ -79,7 +78,7 @@ class OneBadShard(FullVocabJob):
 
     tries: Path
 
-    def steps(self) -> Sequence[Step[Any, Any]]:
+    def steps(self) -> Sequence[AnyStep]:
         (rows,) = super().steps()
         tries = self.tries
 

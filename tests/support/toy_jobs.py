@@ -15,7 +15,7 @@ from qkatlas.cluster.in_process import InProcessExecutor
 from qkatlas.jobs.loop.job import Host, Job
 from qkatlas.jobs.loop.result import Result
 from qkatlas.jobs.loop.service import submit
-from qkatlas.jobs.loop.step import Context, Produced, Step
+from qkatlas.jobs.loop.step import AnyStep, Context, Produced, Step
 from qkatlas.jobs.loop.table import Table
 from qkatlas.outputs.runs.reader import read_parts
 from qkatlas.outputs.runs.run import Run
@@ -124,7 +124,7 @@ class ToyJob(Job[Toy]):
     def model(self) -> Source:
         return Source()
 
-    def steps(self) -> Sequence[Step[Any, Any]]:
+    def steps(self) -> Sequence[AnyStep]:
         numbers = Step(
             kind="number",
             shards=self.numbers,

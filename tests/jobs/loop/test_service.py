@@ -16,7 +16,7 @@ from qkatlas.cluster.executor import ClusterLostError, Grant
 from qkatlas.cluster.in_process import InProcessExecutor
 from qkatlas.jobs.loop.clock import Clock
 from qkatlas.jobs.loop.progress import Progress
-from qkatlas.jobs.loop.step import Context, Produced, Step, stages
+from qkatlas.jobs.loop.step import AnyStep, Context, Produced, Step, stages
 from qkatlas.outputs.runs import soundness
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
@@ -38,7 +38,7 @@ def damage(run: Run, part: str) -> None:
 
 
 def test_steps_that_wait_for_none_of_their_stage_share_it() -> None:
-    def step(kind: str, *after: Step[Any, Any]) -> Step[Any, Any]:
+    def step(kind: str, *after: AnyStep) -> AnyStep:
         return Step(kind=kind, shards=[], share=lambda _: None, each=lambda _: None, compute=write_number, after=after)
 
     a = step("a")
@@ -170,7 +170,7 @@ def test_a_driver_that_ends_between_two_steps_leaves_no_stale_shard_unseen(tmp_p
 class Chained(ToyJob):
     """With a step that stands on the products."""
 
-    def steps(self) -> Sequence[Step[Any, Any]]:
+    def steps(self) -> Sequence[AnyStep]:
         numbers, apart, products = super().steps()
         last = Step(
             kind="last",
