@@ -19,7 +19,7 @@ from qkatlas.jobs.reproduce.verdicts import Measured, absent
 from qkatlas.jobs.similarity.job import SimilarityJob
 from qkatlas.jobs.similarity.spec import Similarity
 from qkatlas.jobs.steering.job import SteeringJob
-from qkatlas.jobs.steering.spec import Steering
+from qkatlas.jobs.steering.spec import RANKS, Steering
 from qkatlas.outputs.runs.reader import list_matrix, read_rows, read_whole
 from qkatlas.outputs.runs.run import Run
 from qkatlas.pipeline.text.categories import Categories
@@ -103,6 +103,7 @@ def source_jobs(
             methods=("eigen",),
             alphas=tuple(facts.data["steering_alphas"]),
             draws=0,
+            ranks=RANKS,  # no singular value is scaled; they count in the run's id, whatever the head's width
             top_k=min(Steering.top_k, shape.vocab_size),
             seed=seed,
             **_STEERING[variant],

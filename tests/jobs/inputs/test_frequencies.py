@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qkatlas.jobs.inputs.frequencies import Frequencies
+from qkatlas.jobs.inputs.frequencies import Frequencies, listed
 
 
 def test_the_most_frequent_tokens_of_a_file(tmp_path: Path) -> None:
@@ -24,6 +24,20 @@ def test_the_most_frequent_tokens_of_a_file(tmp_path: Path) -> None:
     texts = ["", "e", "d", *"?????????"]
     assert some.mismatch(texts) is None
     assert str(some.mismatch(["?"] * 10)).startswith("4 of 4 texts")
+
+
+def test_how_many_are_taken(tmp_path: Path) -> None:
+    file = tmp_path / "frequencies.csv"
+    file.write_text("token,id,count\na,4,1\nb,5,2\nc,6,3\n", encoding="utf-8")
+    read = Frequencies.read(file)
+    assert listed(None, None, 2) is None
+    assert listed(read, None) == read
+    for most, default, expected in ((None, 2, (6, 5)), (1, 2, (6,)), (3, 2, (6, 5, 4)), (9, None, (6, 5, 4))):
+        found = listed(read, most, default)
+        assert found is not None
+        assert found.token_ids == expected
+    with pytest.raises(ValueError, match="--most-frequent 5 needs the counts; give --frequencies a CSV"):
+        listed(None, 5)
 
 
 @pytest.mark.parametrize(
