@@ -68,7 +68,7 @@ class Checkpoint:
             ValueError: if a tensor is missing, or is not what the configuration says.
         """
         a, family = architecture, family_of(architecture)
-        names = Names(tensors)
+        names = Names(tensors, family.aliases)
         places: dict[str, str] = {}
         matrix = a.vocab_size, a.d_model
         if UNEMBEDDING in names:
