@@ -141,10 +141,10 @@ class Llama:
             tied=config.flag("tie_word_embeddings", kind.gemma > 0),
             norm=Norm(kind="rms", eps=config.number("rms_norm_eps", 1e-6), plus_one=kind.gemma > 0),
             activation=_activation(config, kind),
-            score_width=config.integer("query_pre_attn_scalar", 256) if kind.gemma > 1 else d_head,
+            score_width=_score_width(config) if kind.gemma > 1 else d_head,
             # Gemma 3 has the setting too, but its attention does not read it.
-            score_cap=config.optional_number("attn_logit_softcapping", 50.0) if kind.gemma == 2 else None,
-            logit_cap=config.optional_number("final_logit_softcapping", 30.0 if kind.gemma == 2 else None)
+            score_cap=_cap(config, "attn_logit_softcapping", 50.0) if kind.gemma == 2 else None,
+            logit_cap=_cap(config, "final_logit_softcapping", 30.0 if kind.gemma == 2 else None)
             if kind.gemma > 1
             else None,
             embed_scale=d_model**0.5 if kind.gemma else 1.0,
@@ -237,6 +237,20 @@ class Llama:
 def _projection(weights: Weights, name: str, has_bias: bool) -> Projection:
     """A torch Linear, whose weight is [out, in]."""
     return Projection(weights.tensor(f"{name}.weight").T, weights.tensor(f"{name}.bias") if has_bias else None)
+
+
+def _score_width(config: Config) -> int:
+    width = config.integer("query_pre_attn_scalar", 256)
+    if width < 1:
+        raise ValueError(f"query_pre_attn_scalar {width} of {config.source} is impossible; give 1 or more")
+    return width
+
+
+def _cap(config: Config, name: str, default: float | None) -> float | None:
+    cap = config.optional_number(name, default)
+    if cap == 0:
+        raise ValueError(f"{name} {cap} of {config.source} is impossible; give more than 0, or null for none")
+    return cap
 
 
 def _activation(config: Config, kind: Kind) -> str:
