@@ -142,8 +142,8 @@ class HeadScanJob(ModelJob[HeadScan]):
             kin_ids_VN = committed_kin(context.run, kin.shards, states.made_from, len(states.values_VD))
             if kin_ids_VN is None:
                 return None
-            eps = self.model.checkpoint.architecture.norm.eps
-            normalised_VD = normalise(states.values_VD, eps, threads=context.threads)
+            norm = self.model.checkpoint.architecture.norm
+            normalised_VD = normalise(states.values_VD, norm, threads=context.threads)
             return LayerInputs(
                 states_VD=states.values_VD,
                 kin_ids_VN=kin_ids_VN,

@@ -266,7 +266,7 @@ class SteeringJob(ModelJob[Steering]):
     def _steerable(self, threads: int, weights: HeadWeights) -> SteerableHead:
         if self._moment_DD is None:
             states_VD, _ = self._layer_states(threads)
-            normalised_VD = normalise(states_VD, self.model.checkpoint.architecture.norm.eps, threads=threads)
+            normalised_VD = normalise(states_VD, self.model.checkpoint.architecture.norm, threads=threads)
             self._moment_DD = second_moment(normalised_VD, threads=threads)
         return SteerableHead(
             self._head,

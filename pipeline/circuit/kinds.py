@@ -14,3 +14,6 @@ METHODS = ("eigen", "singular", "gradient")
 SKEW = ("keep", "drop")
 EIGENVALUES = ("all", "top")
 MOVES = ("queries", "keys", "both")
+
+PREFIX = "prefix"
+"""States behind a prefix of any tokens."""

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float32
-from torch.nn import functional
 
-from qkatlas.pipeline.circuit.kinds import STATES
+from qkatlas.pipeline.circuit.kinds import PREFIX, STATES
+from qkatlas.pipeline.models.architecture import Architecture, Norm
 from qkatlas.pipeline.models.blocks import for_blocks
 from qkatlas.pipeline.models.families import family_of
 from qkatlas.pipeline.models.forward import Forward, Hook, for_batches, prompt_batches
 from qkatlas.pipeline.models.gpt2 import POSITIONS
-from qkatlas.pipeline.models.layers import attention_after_bos, attention_at_bos, mlp
+from qkatlas.pipeline.models.layers import Attention, Part, mlp, standardised
 from qkatlas.pipeline.models.weights import ModelWeights, Weights
 from qkatlas.pipeline.text import streams
 from qkatlas.pipeline.text.prompts import random_tokens
@@ -36,7 +36,9 @@ class TokenStates:
       E = W_E + MLP_0(LN(W_E)).
     - `mean`: the same with the mean of W_pos in X_0, and in front of each MLP the mean output of the layer's attention
       over the reference prompts.
-    - `bos`: the exact forward pass on [BOS, token], read at the token.
+    - `prefix`: the exact forward pass on some tokens and then the token, read at the token; `bos` is that of BOS alone.
+
+    X_0 is the embedding as the model scales it; where attention and MLP read the same stream, so they do here.
 
     Attributes:
         layer: the layer whose attention reads the states.
@@ -44,13 +46,14 @@ class TokenStates:
 
     Args:
         weights: the model.
-        kind: one of STATES.
+        kind: one of STATES, or PREFIX.
         token_ids: the tokens; None = the whole vocabulary, in its order.
         attention_means_LD: for `mean`: `attention_means` of all layers that will be passed.
+        prefix: for `prefix`: its tokens.
         threads: threads to use; no state depends on it.
 
     Raises:
-        ValueError: if the kind is `bos` and the model has no BOS, or reads one position only.
+        ValueError: if the kind is `bos` and the model has no BOS, or the prefix leaves no position for a token.
 
     Source:
         "The Self-Hating Attention Head" (2025), part 1, generalised to any layer.
@@ -63,25 +66,34 @@ class TokenStates:
         *,
         token_ids: Sequence[int] | None = None,
         attention_means_LD: Float32[np.ndarray, "L D"] | None = None,
+        prefix: Sequence[int] = (),
         threads: int,
     ) -> None:
-        assert kind in STATES, kind
+        assert kind in (*STATES, PREFIX), kind
+        a = weights.architecture
         self.layer = 0
         self._weights = weights
         self._kind = kind
         self._means_LD = attention_means_LD
         self._threads = threads
-        embedding_VD = weights.tensor(family_of(weights.architecture).embedding)
-        self.values_VD: Float32[np.ndarray, "V D"] = embedding_VD if token_ids is None else embedding_VD[token_ids]
-        if kind == "mean":
-            position_D = weights.tensor(POSITIONS).mean(axis=0, dtype=np.float64)
-            self.values_VD = self.values_VD + position_D.astype(np.float32)
+        embedding_VD = weights.tensor(family_of(a).embedding)
+        own_VD = embedding_VD if token_ids is None else embedding_VD[token_ids]
+        if a.embed_scale != 1:
+            own_VD = own_VD * np.float32(a.embed_scale)
         if kind == "bos":
-            if weights.architecture.n_ctx < 2:
-                raise ValueError("--states bos needs two positions, and the model reads one; use --states mlp")
-            first_D, second_D = weights.tensor(POSITIONS)[:2]
-            self._bos_1D = embedding_VD[[weights.architecture.require_bos()]] + first_D
-            self.values_VD = self.values_VD + second_D
+            prefix = (a.require_bos(),)
+        self._prefix_CD: Float32[np.ndarray, "C D"] | None = None
+        if prefix:
+            _require_room(prefix, a, kind)
+            self._prefix_CD = embedding_VD[list(prefix)] * np.float32(a.embed_scale)
+        if a.rotary is None:
+            position_TD = weights.tensor(POSITIONS)
+            if kind == "mean":
+                own_VD = own_VD + position_TD.mean(axis=0, dtype=np.float64).astype(np.float32)
+            if self._prefix_CD is not None:
+                self._prefix_CD = self._prefix_CD + position_TD[: len(prefix)]
+                own_VD = own_VD + position_TD[len(prefix)]
+        self.values_VD: Float32[np.ndarray, "V D"] = own_VD
 
     def advance_to(self, layer: int) -> Float32[np.ndarray, "V D"]:
         """Go on to a layer, this one or a later one, and return its states."""
@@ -91,26 +103,64 @@ class TokenStates:
 
     def _pass_layer(self) -> None:
         add_mlp = mlp(self._weights, self.layer)
-        if self._kind == "bos":
-            add_attention = attention_after_bos(self._weights, self.layer, self._bos_1D)
+        parallel = self._weights.architecture.parallel
+        prefix = None if self._prefix_CD is None else _Prefix(self._weights, self.layer, self._prefix_CD)
         values_VD = self.values_VD.copy()  # workers may still read the old ones
 
         def pass_rows(rows: slice) -> None:
             x_RD = torch.from_numpy(values_VD[rows])
+            added_RD = add_mlp(x_RD) if parallel else None
             if self._kind == "mean":
                 assert self._means_LD is not None, "the states `mean` stand on the means of the attention"
                 x_RD += torch.from_numpy(self._means_LD[self.layer])
-            if self._kind == "bos":
-                x_RD += add_attention(x_RD)
-            x_RD += add_mlp(x_RD)
+            if prefix is not None:
+                x_RD += prefix.attention.after_prefix(x_RD)
+            x_RD += add_mlp(x_RD) if added_RD is None else added_RD
 
         for_blocks(len(values_VD), pass_rows, self._threads)
-        if self._kind == "bos":
-            bos_1D = torch.from_numpy(self._bos_1D)
-            bos_1D = bos_1D + attention_at_bos(self._weights, self.layer)(bos_1D)
-            self._bos_1D = (bos_1D + add_mlp(bos_1D)).numpy()
+        if prefix is not None:
+            self._prefix_CD = prefix.after(add_mlp, parallel)
         self.values_VD = values_VD
         self.layer += 1
+
+
+def _require_room(prefix: Sequence[int], architecture: Architecture, kind: str) -> None:
+    """Check that a prefix is of the vocabulary and leaves a position for a token.
+
+    Raises:
+        ValueError: if it is not or does not.
+    """
+    if len(prefix) >= architecture.n_ctx:
+        raise ValueError(
+            f"--states {kind} needs {len(prefix) + 1} positions, and the model reads {architecture.n_ctx}; "
+            "use --states mlp"
+        )
+    outside = [token_id for token_id in prefix if not 0 <= token_id < architecture.vocab_size]
+    if outside:
+        raise ValueError(f"prefix token {outside[0]} is outside the vocabulary of {architecture.vocab_size} tokens")
+
+
+class _Prefix:
+    """A prefix in front of a layer; computed as one block is, on one thread."""
+
+    def __init__(self, weights: Weights, layer: int, prefix_CD: np.ndarray) -> None:
+        def work(_: slice) -> None:
+            self.attention = Attention(weights, layer, torch.from_numpy(prefix_CD))
+
+        for_blocks(1, work, 1)
+
+    def after(self, add_mlp: Part, parallel: bool) -> np.ndarray:
+        """What leaves the layer at the prefix, float32 [C, D]."""
+        left_CD = np.empty(0, np.float32)
+
+        def work(_: slice) -> None:
+            nonlocal left_CD
+            stream_CD = self.attention.prefix_CD
+            after_CD = stream_CD + self.attention.at_prefix()
+            left_CD = (after_CD + add_mlp(stream_CD if parallel else after_CD)).numpy()
+
+        for_blocks(1, work, 1)
+        return left_CD
 
 
 def attention_means(
@@ -159,22 +209,21 @@ def attention_means(
     return mean_LD
 
 
-def normalise(states_VD: Float32[np.ndarray, "V D"], eps: float, *, threads: int) -> Float32[np.ndarray, "V D"]:
-    """Normalised states N_l: LayerNorm without its weight and bias, taken in float64 and rounded once.
+def normalise(states_VD: Float32[np.ndarray, "V D"], norm: Norm, *, threads: int) -> Float32[np.ndarray, "V D"]:
+    """Normalised states N_l: the model's normalisation without weight and bias, taken in float64 and rounded once.
 
     Args:
         states_VD: float32 [V, D], the states that enter a layer.
-        eps: the model's LayerNorm epsilon.
+        norm: the model's normalisation.
         threads: threads to use; the result does not depend on it.
 
     Returns:
-        float32 [V, D], each row centred and divided by sqrt(variance + eps).
+        float32 [V, D]: each row divided by sqrt(mean square + eps), and centred before where the model does so.
     """
     normalised_VD = np.empty_like(states_VD)
 
     def normalise_rows(rows: slice) -> None:
-        x_RD = torch.from_numpy(states_VD[rows].astype(np.float64))
-        normalised_VD[rows] = functional.layer_norm(x_RD, x_RD.shape[1:], eps=eps)
+        normalised_VD[rows] = standardised(torch.from_numpy(states_VD[rows].astype(np.float64)), norm)
 
     for_blocks(len(states_VD), normalise_rows, threads)
     return normalised_VD

@@ -6,7 +6,12 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-_MOST = {"n_layers": 10_000, "n_heads": 10_000, "n_kv_heads": 10_000, "vocab_size": 2**24}
+from qkatlas.pipeline.models.rotary import Rotary
+
+MOST_LAYERS = 10_000
+"""Largest number of layers."""
+
+_MOST = {"n_layers": MOST_LAYERS, "n_heads": 10_000, "n_kv_heads": 10_000, "vocab_size": 2**24}
 """Largest sizes, far above those of any model, and low enough that work can be listed; others have 31 bits."""
 
 _MOST_HEADS = 100_000
@@ -56,6 +61,30 @@ class Architecture:
     """Dot products are divided by its square root, usually d_head; None = they are not divided."""
     scale_by_layer: bool = False
     """Whether scores are divided by the number of the layer too, counted from 1."""
+    score_cap: float | None = None
+    """Scores x become cap tanh(x / cap)."""
+    logit_cap: float | None = None
+    """Logits likewise."""
+    embed_scale: float = 1.0
+    """Factor of the token embedding."""
+    rotary: Rotary | None = None
+    """How queries and keys are turned; None = positions are learned and added to the embedding."""
+    local_rotary: Rotary | None = None
+    """How layers with a window turn theirs; None = like the others."""
+    window: int | None = None
+    """Positions that a layer with a window reads: the query's own and those before it."""
+    windowed: tuple[int, ...] = ()
+    """The layers with a window."""
+    biases: tuple[str, ...] = ()
+    """Which projections have a bias, where a family has models of both kinds: queries, keys, values, output, mlp."""
+    gated: bool = False
+    """Whether the MLP multiplies its activations by a second projection."""
+    head_norms: bool = False
+    """Whether each head's queries and keys are normalised."""
+    after_norms: bool = False
+    """Whether what attention and MLP add is normalised."""
+    parallel: bool = False
+    """Whether attention and MLP read the same residual stream."""
 
     def require_possible(self, source: str) -> None:
         """Check every size, before any work is sized by it.
@@ -96,6 +125,14 @@ class Architecture:
         """Factor between the dot product q.k and the pre-softmax attention score of a layer, usually 1/sqrt(H)."""
         scale = 1.0 if self.score_width is None else 1.0 / math.sqrt(self.score_width)
         return scale / (layer + 1) if self.scale_by_layer else scale
+
+    def window_of(self, layer: int) -> int | None:
+        """Positions that a layer reads; None = all."""
+        return self.window if layer in self.windowed else None
+
+    def rotary_of(self, layer: int) -> Rotary | None:
+        """How a layer turns queries and keys."""
+        return self.local_rotary if self.local_rotary is not None and layer in self.windowed else self.rotary
 
     def identity(self) -> dict[str, Any]:
         """What of the architecture is part of a run's identity."""

@@ -14,6 +14,7 @@ from qkatlas.pipeline.models.architecture import Architecture
 from qkatlas.pipeline.models.config import Config
 from qkatlas.pipeline.models.families import architecture_of, family_of
 from qkatlas.pipeline.models.family import UNEMBEDDING
+from qkatlas.pipeline.models.gguf import GgufFile
 from qkatlas.pipeline.models.safetensors import SafetensorsDirectory
 from qkatlas.pipeline.models.tensors import Names, Tensors
 
@@ -23,7 +24,7 @@ class Checkpoint:
     """An opened checkpoint: where it is, what it is, and where each tensor lies.
 
     Attributes:
-        path: its directory.
+        path: its directory or file.
         architecture: the model's shape.
         tensors: the store of its weights.
         places: a tensor's name in the family, without prefixes -> its name in the store.
@@ -36,10 +37,11 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
-        """Open a local Hugging Face directory with safetensors weights.
+        """Open a local Hugging Face directory with safetensors weights, or a GGUF file.
 
         Args:
-            path: directory with config.json and model.safetensors (or its sharded form).
+            path: directory with config.json and model.safetensors (or its sharded form), a GGUF file, or a directory
+                with one and without config.json.
 
         Returns:
             The checkpoint; of its weights only those have been read that are stored twice.
@@ -47,6 +49,10 @@ class Checkpoint:
         Raises:
             ValueError: if a file is missing, unreadable, or the architecture is not supported.
         """
+        file = _gguf_file(path)
+        if file is not None:
+            tensors = GgufFile.open(file)
+            return cls.of(path, tensors.architecture, tensors)
         if not path.is_dir():
             raise ValueError(f"model directory {str(path)!r} does not exist; give a directory with config.json")
         architecture = architecture_of(Config.read(path))
@@ -68,7 +74,7 @@ class Checkpoint:
             ValueError: if a tensor is missing, or is not what the configuration says.
         """
         a, family = architecture, family_of(architecture)
-        names = Names(tensors)
+        names = Names(tensors, family.aliases)
         places: dict[str, str] = {}
         matrix = a.vocab_size, a.d_model
         if UNEMBEDDING in names:
@@ -140,3 +146,19 @@ class Checkpoint:
     def identity(self) -> dict[str, Any]:
         """What of the model changes results: its architecture and its weights' hash."""
         return {"architecture": self.architecture.identity(), "weights_sha256": self.tensors.identity()}
+
+
+def _gguf_file(path: Path) -> Path | None:
+    """The GGUF file that a path means, if it means one.
+
+    Raises:
+        ValueError: if a directory holds several.
+    """
+    if path.is_file() and path.suffix == ".gguf":
+        return path
+    if not path.is_dir() or (path / "config.json").exists():
+        return None
+    files = sorted(path.glob("*.gguf"))
+    if len(files) > 1:
+        raise ValueError(f"{path} holds several models: {', '.join(file.name for file in files)}; name one")
+    return files[0] if files else None

@@ -9,9 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_MOST = 10**15
-"""Whole numbers beyond it are no sizes."""
-
 _SHOWN = 60
 """Characters of a bad value that are shown."""
 
@@ -55,19 +52,20 @@ class Config:
         first = named[0] if isinstance(named, list) and named else None
         return first if isinstance(first, str) else None
 
-    def integer(self, name: str, default: int | None) -> int:
+    def integer(self, name: str, default: int | None, *, most: int = 10**15) -> int:
         """A whole number.
 
         Args:
             name: of the setting.
             default: where it is not given; None = it has to be.
+            most: the largest that can be.
 
         Raises:
             ValueError: if it is not a whole number; true and 2.0 are none.
         """
         found = self.optional_integer(name, default)
-        if found is None or abs(found) > _MOST:
-            raise self._wrong(self._value(name, default)[0], found, f"a whole number up to {_MOST}")
+        if found is None or abs(found) > most:
+            raise self._wrong(self._value(name, default)[0], found, f"a whole number up to {most}")
         return found
 
     def optional_integer(self, name: str, default: int | None = None) -> int | None:
@@ -77,19 +75,29 @@ class Config:
             return value
         raise self._wrong(used, value, "a whole number")
 
-    def number(self, name: str, default: float | None) -> float:
+    def number(self, name: str, default: float | None, *, whole: bool = False) -> float:
         """A decimal number that is finite and not negative.
 
+        Args:
+            name: of the setting.
+            default: where it is not given; None = it has to be.
+            whole: whether a whole number will do too.
+
         Raises:
-            ValueError: if it is not; text, true and a whole number are no decimal numbers.
+            ValueError: if it is not; text and true are no decimal numbers.
         """
         used, value = self._value(name, default)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if is_number and not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{used} {value} of {self.source} is impossible; give a number from 0 such as {default}")
-        if not isinstance(value, float):
-            raise self._wrong(used, value, f"a decimal number such as {default}")
-        return value
+        if not (isinstance(value, float) or (whole and is_number)):
+            raise self._wrong(used, value, "a number" if default is None else f"a decimal number such as {default}")
+        return float(value)
+
+    def optional_number(self, name: str, default: float | None) -> float | None:
+        """As `number`, or null."""
+        _, value = self._value(name, default)
+        return None if value is None else self.number(name, default)
 
     def flag(self, name: str, default: bool) -> bool:
         """True or false."""
@@ -104,6 +112,13 @@ class Config:
         if isinstance(value, str):
             return value
         raise self._wrong(used, value, "a text")
+
+    def object(self, name: str) -> dict[str, Any]:
+        """A JSON object; empty where it is null or not given."""
+        used, value = self._value(name, None)
+        if value is None or isinstance(value, dict):
+            return dict(value or {})
+        raise self._wrong(used, value, "an object")
 
     def _value(self, name: str, default: Any) -> tuple[str, Any]:
         """A setting's name as it is written, and its value."""

@@ -8,8 +8,10 @@ from qkatlas.pipeline.models.architecture import Architecture
 from qkatlas.pipeline.models.config import Config
 from qkatlas.pipeline.models.family import Family
 from qkatlas.pipeline.models.gpt2 import Gpt2
+from qkatlas.pipeline.models.llama import Llama
+from qkatlas.pipeline.models.neox import NeoX
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (Gpt2(),)}
+FAMILIES: Mapping[str, Family] = {family.name: family for family in (Gpt2(), Llama(), NeoX())}
 """A family's name -> the family."""
 
 

@@ -43,6 +43,9 @@ class QueryKeyWeights:
     norm: NormWeights
     queries: Projection
     keys: Projection
+    query_norm: NormWeights | None = None
+    key_norm: NormWeights | None = None
+    """Of each head's queries and keys, [H]."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class ValueOutputWeights:
 
     values: Projection
     output: Projection
+    after: NormWeights | None = None
+    """Of what is added."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,12 @@ class MlpWeights:
 
     norm: NormWeights
     inside: Projection
+    """To what the activation is applied to."""
     outside: Projection
+    times: Projection | None = None
+    """To what activations are multiplied by."""
+    after: NormWeights | None = None
+    """Of what is added."""
 
 
 class Family(Protocol):
@@ -73,6 +83,11 @@ class Family(Protocol):
     @property
     def classes(self) -> Mapping[str, tuple[str, ...]]:
         """`model_type` -> names of classes that say the same where a configuration has no `model_type`."""
+        ...
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Other names that a tensor may have, without prefixes -> the name it has here."""
         ...
 
     @property

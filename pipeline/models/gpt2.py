@@ -37,6 +37,7 @@ class Gpt2:
     classes: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "gpt2": ("GPT2LMHeadModel", "GPT2Model", "GPT2DoubleHeadsModel")
     }
+    aliases: ClassVar[Mapping[str, str]] = {}
     embedding = "wte.weight"
 
     def architecture(self, config: Config) -> Architecture:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from qkatlas.pipeline.circuit.projection import bilinear_factors
 from qkatlas.pipeline.circuit.spectrum import SpectrumNull, compare_with_null, head_spectrum, second_moment, self_energy
 from qkatlas.pipeline.circuit.states import TokenStates, normalise
+from qkatlas.pipeline.models.architecture import Norm
 from qkatlas.pipeline.models.checkpoint import Checkpoint
 from qkatlas.pipeline.models.head import Head
 
@@ -149,11 +150,11 @@ def test_factors_and_normalised_states_are_those_of_the_models_bilinear_scores(
 ) -> None:
     checkpoint = Checkpoint.open(random_model)
     head = Head(1, 3)
-    eps = checkpoint.architecture.norm.eps
+    norm = checkpoint.architecture.norm
     states_VD = TokenStates(checkpoint, "mlp", threads=1).advance_to(head.layer)
-    normalised_VD = normalise(states_VD, eps, threads=2)
+    normalised_VD = normalise(states_VD, norm, threads=2)
     assert normalised_VD.dtype == np.float32
-    np.testing.assert_allclose(normalised_VD, reference.normalised(states_VD, eps), rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(normalised_VD, reference.normalised(states_VD, norm.eps), rtol=1e-7, atol=1e-7)
 
     w_q_DH, w_k_DH = bilinear_factors(checkpoint, head)
     assert w_q_DH.dtype == w_k_DH.dtype == np.float64
@@ -191,7 +192,7 @@ def test_the_planted_target_has_its_negative_self_energy_far_beyond_the_null(
     checkpoint = Checkpoint.open(planted_tiny)
     target = Head.parse(planted_truth["target"])
     states_VD = TokenStates(checkpoint, "mlp", threads=1).advance_to(target.layer)
-    moment_DD = second_moment(normalise(states_VD, checkpoint.architecture.norm.eps, threads=1), threads=1)
+    moment_DD = second_moment(normalise(states_VD, checkpoint.architecture.norm, threads=1), threads=1)
 
     def null(head: Head) -> SpectrumNull:
         return compare_with_null(head_spectrum(*bilinear_factors(checkpoint, head)), moment_DD, head, seed=0)
@@ -293,7 +294,7 @@ def test_arrays_that_cannot_be_written_to_are_read_without_a_warning(recwarn: py
     w_q, w_k = gaussian_factors(6, 2)
     for array in (tokens_VD, w_q, w_k):
         array.flags.writeable = False
-    moment_DD = second_moment(normalise(tokens_VD, 1e-5, threads=1), threads=1)
+    moment_DD = second_moment(normalise(tokens_VD, Norm(kind="layer", eps=1e-5), threads=1), threads=1)
     moment_DD.flags.writeable = False
     compare_with_null(head_spectrum(w_q, w_k), moment_DD, Head(0, 0), seed=0, draws=2)
     assert not recwarn.list

@@ -96,8 +96,8 @@ def test_refusals_name_the_fault_and_the_remedy(copy: Path, tmp_path: Path) -> N
     with pytest.raises(ValueError, match="does not exist"):
         Checkpoint.open(tmp_path / "none")
 
-    edit_config(copy, model_type="llama", architectures=["LlamaForCausalLM"])
-    with pytest.raises(ValueError, match=r"LlamaForCausalLM.*not supported"):
+    edit_config(copy, model_type="mamba", architectures=["MambaForCausalLM"])
+    with pytest.raises(ValueError, match=r"MambaForCausalLM.*not supported"):
         Checkpoint.open(copy)
     edit_config(copy, model_type="gpt2", activation_function="laplace")
     with pytest.raises(ValueError, match="laplace"):

@@ -14,6 +14,7 @@ from qkatlas.pipeline.circuit.projection import head_weights
 from qkatlas.pipeline.circuit.spectrum import second_moment
 from qkatlas.pipeline.circuit.states import TokenStates, normalise
 from qkatlas.pipeline.circuit.steering import SteerableHead, folded
+from qkatlas.pipeline.models.architecture import Norm
 from qkatlas.pipeline.models.checkpoint import Checkpoint
 from qkatlas.pipeline.models.forward import for_batches
 from qkatlas.pipeline.models.head import Head
@@ -38,7 +39,7 @@ def prompts() -> CategoryPrompts:
 def steerable(random_model: Path) -> SteerableHead:
     checkpoint = Checkpoint.open(random_model)
     states_VD = TokenStates(checkpoint, "mlp", threads=1).advance_to(1)
-    moment_DD = second_moment(normalise(states_VD, 1e-5, threads=1), threads=1)
+    moment_DD = second_moment(normalise(states_VD, Norm(kind="layer", eps=1e-5), threads=1), threads=1)
     return SteerableHead(HEAD, head_weights(checkpoint, HEAD), moment_DD)
 
 
