@@ -15,6 +15,7 @@ from qkatlas.cluster.executor import Grant
 from qkatlas.jobs.full_vocab.answer import top_attended
 from qkatlas.jobs.full_vocab.spec import FullVocab
 from qkatlas.jobs.inputs.model import Model
+from qkatlas.jobs.inputs.offset import fitted_offset
 from qkatlas.jobs.inputs.opening import ModelJob
 from qkatlas.jobs.inputs.settings import require_top_k_fits
 from qkatlas.jobs.loop.step import AnyStep, Context, Produced, Step
@@ -40,6 +41,7 @@ class FullVocabJob(ModelJob[FullVocab]):
     """
 
     name = "full-vocab"
+    families = ("gpt2", "llama", "neox")
     tables = (TOPK, SELF, TOKENS)
     shows = ("topk", "self", "tokens")
     look = ("self", '.nlargest(10, "self_gap")')
@@ -50,14 +52,20 @@ class FullVocabJob(ModelJob[FullVocab]):
         self._head = Head.parse(spec.head)
         self._head.require_inside(shape.n_layers, shape.n_heads)
         require_top_k_fits(spec.top_k, shape.vocab_size)
+        self._offset = fitted_offset(spec.offset, shape)
+        if shape.score_cap is not None and spec.scores == "attention":
+            raise ValueError(
+                "the model caps its attention scores, whose means and deviations over a row are not computed; choose "
+                "--scores bilinear, or another model"
+            )
         self._shards = row_shards(self._head, shape.vocab_size, spec.shards)
         self._inputs: HeadInputs | None = None
 
     def settings(self) -> dict[str, Any]:
         """The settings that change results; shards do not."""
         settings = asdict(self.spec)
-        del settings["shards"]
-        return settings
+        del settings["shards"], settings["offset"]
+        return settings | ({"offset": str(self._offset)} if self._offset else {})
 
     def steps(self) -> Sequence[AnyStep]:
         """One step: row ranges of nearly equal length that cover the vocabulary."""
@@ -96,7 +104,9 @@ class FullVocabJob(ModelJob[FullVocab]):
         if self._inputs is None:
             states = self.model.token_states(self.spec.states, layer=self._head.layer, threads=threads)
             weights = head_weights(self.model.checkpoint, self._head, scores=self.spec.scores)
-            self._inputs = head_inputs(weights, states.advance_to(self._head.layer), threads=threads)
+            self._inputs = head_inputs(
+                weights, states.advance_to(self._head.layer), offset=self._offset, threads=threads
+            )
         return self._inputs
 
     def reduce(self, run: Run) -> Mapping[str, pa.Table]:

@@ -21,6 +21,8 @@ class FullVocab:
     """How token states are taken."""
     scores: str = fields.scores()
     """Form of the score: `attention` (nats, with biases and scale) or `bilinear` (neither)."""
+    offset: str | None = fields.offset()
+    """Positions from key to query in models with rotary positions, such as `4` or `mean:1-16`; None = 1 there."""
     shards: int | None = option(
         None, metavar="N", in_plan=True, help="Pieces of work.", shown_default="4096 tokens each"
     )

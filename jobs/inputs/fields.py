@@ -28,6 +28,14 @@ def scores() -> Any:
     return option("attention", choices=SCORES, help="Form of the score: in nats, or without bias and scale.")
 
 
+def offset() -> Any:
+    """`--offset`: positions from key to query, where a model turns both."""
+    return option(
+        None, metavar="D", unit="positions", shown_default="1 in these",
+        help="How far the key stands behind the query, or mean:A-B, in models with rotary positions.",
+    )  # fmt: skip
+
+
 def top_k(default: int) -> Any:
     """`--top-k`: keys kept for each query token."""
     return option(

@@ -34,11 +34,11 @@ class Model:
 
     @classmethod
     def open(cls, name: str, path: Path) -> Model:
-        """Open a local checkpoint directory and identify it.
+        """Open a local checkpoint and identify it.
 
         Args:
             name: what the user called it.
-            path: the directory.
+            path: its directory, or its GGUF file.
 
         Returns:
             The model.
@@ -71,6 +71,12 @@ class Model:
         Raises:
             ValueError: if the model cannot give this kind.
         """
+        family = self.checkpoint.architecture.family
+        if kind == "mean" and family != "gpt2":
+            raise ValueError(
+                f"--states mean is not computed for models of the family {family}, whose attention is not run here; "
+                "choose mlp or bos"
+            )
         means_LD = self.attention_means(layer, threads=threads) if kind == "mean" else None
         return TokenStates(self.checkpoint, kind, attention_means_LD=means_LD, threads=threads)
 

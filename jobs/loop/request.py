@@ -14,7 +14,7 @@ class Request:
     model: str = option(
         "gpt2",
         metavar="NAME_OR_DIR",
-        help="A Hugging Face model directory or hub name, or planted, planted-small, planted-tiny.",
+        help="A Hugging Face directory or hub name, a GGUF file, smollm2, planted, planted-small or planted-tiny.",
     )
     gpus: int | None = option(
         None,
