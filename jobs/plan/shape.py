@@ -6,9 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-_GATED = ("gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3")
-"""Architectures, by their `model_type`, that are planned only; their MLPs have a gate."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
@@ -77,30 +74,12 @@ class Shape:
         from qkatlas.pipeline.models.config import Config
         from qkatlas.pipeline.models.families import architecture_of
 
-        config = Config.read(path)
-        if config.model_type in _GATED:
-            return cls._of_gated(dict(config.values), path)
-        a = architecture_of(config)
+        a = architecture_of(Config.read(path))
         return cls(
             name=str(path), n_layers=a.n_layers, n_heads=a.n_heads, d_model=a.d_model, d_head=a.d_head, d_mlp=a.d_mlp,
-            vocab_size=a.vocab_size, n_ctx=a.n_ctx, positions=a.n_ctx, tied=a.tied, computed=True, source="config.json",
-        )  # fmt: skip
-
-    @classmethod
-    def _of_gated(cls, config: dict[str, Any], path: Path) -> Shape:
-        def size(name: str, default: int | None = None) -> int:
-            value = config.get(name, default)
-            if not isinstance(value, int):
-                raise ValueError(f"{name} in config.json of {path} is {value!r}; give a whole number")
-            return value
-
-        d_model, n_heads = size("hidden_size"), size("num_attention_heads")
-        return cls(
-            name=str(path), n_layers=size("num_hidden_layers"), n_heads=n_heads, d_model=d_model,
-            d_head=size("head_dim", d_model // max(n_heads, 1)), d_mlp=size("intermediate_size"),
-            vocab_size=size("vocab_size"), n_ctx=size("max_position_embeddings"), mlp_products=3,
-            kv_heads=size("num_key_value_heads", n_heads), source="config.json",
-            tied=bool(config.get("tie_word_embeddings", config["model_type"].startswith("gemma"))),
+            vocab_size=a.vocab_size, n_ctx=a.n_ctx, positions=a.n_ctx if a.rotary is None else 0,
+            mlp_products=3 if a.gated else 2, kv_heads=a.n_kv_heads if a.n_kv_heads < a.n_heads else None,
+            tied=a.tied, computed=a.family == "gpt2", source="config.json",
         )  # fmt: skip
 
 

@@ -141,7 +141,10 @@ def _heads_weights(weights: Weights, layer: int, heads: Sequence[int]) -> HeadWe
     return HeadWeights(
         gain_D=gain_D,
         shift_D=np.zeros_like(gain_D) if part.norm.bias_D is None else part.norm.bias_D.astype(np.float64),
-        w_qk_D2H=np.concatenate([of.weight_DP[:, own] for of, own in both], axis=1, dtype=np.float64),
+        # Row by row, for the order of a matrix in memory may change the last bits of its products.
+        w_qk_D2H=np.ascontiguousarray(
+            np.concatenate([of.weight_DP[:, own] for of, own in both], axis=1, dtype=np.float64)
+        ),
         b_qk_2H=np.concatenate([_bias(of, own) for of, own in both], dtype=np.float64),
         eps=part.norm.norm.eps,
         scale=a.score_scale(layer),
@@ -223,6 +226,7 @@ def _as_heads_see(projected_R2H: torch.Tensor, weights: HeadWeights, offset: Off
     """Queries and keys normalised and turned as a model does it, head by head."""
     if weights.query_gain_H is None and weights.rotary is None:
         return projected_R2H
+    assert weights.d_head is not None
     both = projected_R2H.reshape(len(projected_R2H), 2, -1, weights.d_head).unbind(dim=1)
     gains = weights.query_gain_H, weights.key_gain_H
     query_RNH, key_RNH = (

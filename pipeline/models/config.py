@@ -113,7 +113,7 @@ class Config:
             return value
         raise self._wrong(used, value, "a text")
 
-    def object(self, name: str) -> dict[str, Any]:
+    def section(self, name: str) -> dict[str, Any]:
         """A JSON object; empty where it is null or not given."""
         used, value = self._value(name, None)
         if value is None or isinstance(value, dict):

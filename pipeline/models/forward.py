@@ -45,9 +45,17 @@ class Forward:
     Args:
         weights: the model; its arrays are used where they lie on CPUs.
         device: `cpu` or `cuda`.
+
+    Raises:
+        ValueError: if the model is of a family whose pass is not built.
     """
 
     def __init__(self, weights: ModelWeights, device: str = "cpu") -> None:
+        if weights.architecture.family != "gpt2":
+            raise ValueError(
+                f"the real forward pass of the family {weights.architecture.family} is not run yet; use a GPT-2 "
+                "checkpoint, or --states mlp or bos"
+            )
         self.device = torch.device(device)
         self.architecture = weights.architecture
         self.bridge = _bridge(weights, self.device)

@@ -302,7 +302,7 @@ def _windows(config: Config, model_type: str, n_layers: int) -> tuple[int | None
 def _rotary(config: Config, kind: Kind, *, d_head: int, n_ctx: int) -> tuple[Rotary, Rotary | None]:
     """How layers turn queries and keys, and how those with a window do where these differ."""
     source = config.source
-    scaling, parameters = config.object("rope_scaling"), config.object("rope_parameters")
+    scaling, parameters = config.section("rope_scaling"), config.section("rope_parameters")
     nested = {"full_attention", "sliding_attention"} & set(parameters)
     if kind.gemma < 3:
         if nested:

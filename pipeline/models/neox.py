@@ -47,7 +47,7 @@ class NeoX:
         vocab_size, bos = config.integer("vocab_size", 50432), config.optional_integer("bos_token_id", 0)
         n_ctx, d_head = config.integer("max_position_embeddings", 2048), d_model // n_heads
         rotary = read_rotary(
-            config.object("rope_scaling") or config.object("rope_parameters"),
+            config.section("rope_scaling") or config.section("rope_parameters"),
             source,
             theta=config.number("rotary_emb_base", 10000.0, whole=True),
             d_head=d_head,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from qkatlas.pipeline.models.config import Config
 from qkatlas.pipeline.models.rotary import SCALINGS, Rotary
 
-_SETTINGS = {
+_SETTINGS: Mapping[str, Mapping[str, float | None]] = {
     "default": {},
     "dynamic": {},  # another base beyond the context alone, which no offset reaches
     "linear": {"factor": None},

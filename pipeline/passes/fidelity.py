@@ -6,13 +6,14 @@ Shapes: P prompts, T positions, N heads of a layer, H head dimension, U distinct
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from qkatlas.pipeline.circuit.projection import head_inputs, layer_weights
+from qkatlas.pipeline.models.rotary import Rotary
 from qkatlas.pipeline.models.weights import Weights
 
 SUMS = ("n", "x", "y", "xx", "yy", "xy")
@@ -26,13 +27,17 @@ class LayerProjection:
     """Queries and keys of a layer's heads for some tokens.
 
     Attributes:
-        queries_UNH, keys_UNH: float32 [U, N, H].
+        queries_UNH, keys_UNH: float32 [U, N, H], before they are turned by their positions.
         scale: factor from the dot product of a query and a key to their score.
+        cap: the score x is cap tanh(x / cap); None = it is x.
+        rotary: how queries and keys are turned; None = positions are part of the states.
     """
 
     queries_UNH: torch.Tensor
     keys_UNH: torch.Tensor
     scale: float
+    cap: float | None = None
+    rotary: Rotary | None = None
 
     @classmethod
     def of(cls, weights: Weights, layer: int, states_UD: np.ndarray, *, threads: int) -> LayerProjection:
@@ -47,12 +52,13 @@ class LayerProjection:
         Raises:
             ValueError: if a query, a key or a score would leave the range of float32.
         """
-        inputs = head_inputs(layer_weights(weights, layer), states_UD, threads=threads)
+        of_layer = layer_weights(weights, layer)
+        inputs = head_inputs(replace(of_layer, rotary=None), states_UD, threads=threads)
         shape = len(states_UD), weights.architecture.n_heads, weights.architecture.d_head
         queries_UNH, keys_UNH = (
             torch.from_numpy(values.reshape(shape)) for values in (inputs.queries_VH, inputs.keys_VH)
         )
-        return cls(queries_UNH, keys_UNH, inputs.scale)
+        return cls(queries_UNH, keys_UNH, inputs.scale, inputs.cap, of_layer.rotary)
 
     def scores(self, rows_PT: torch.Tensor) -> torch.Tensor:
         """Predicted scores between the tokens of some prompts.
@@ -65,7 +71,12 @@ class LayerProjection:
         """
         queries_PNTH = self.queries_UNH[rows_PT].transpose(1, 2)
         keys_PNTH = self.keys_UNH[rows_PT].transpose(1, 2)
-        return (queries_PNTH @ keys_PNTH.mT).double() * self.scale
+        if self.rotary is not None:
+            position_T = np.arange(rows_PT.shape[1], dtype=np.float64)
+            queries_PNTH = self.rotary.turn(queries_PNTH, position_T)
+            keys_PNTH = self.rotary.turn(keys_PNTH, position_T)
+        scores_PNTT = (queries_PNTH @ keys_PNTH.mT).double() * self.scale
+        return scores_PNTT if self.cap is None else self.cap * torch.tanh(scores_PNTT / self.cap)
 
 
 def correlation_sums(predicted_PNTT: torch.Tensor, real_PNTT: torch.Tensor) -> Float64Array:

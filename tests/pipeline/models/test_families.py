@@ -21,9 +21,11 @@ from qkatlas.pipeline.models.architecture import Architecture
 from qkatlas.pipeline.models.checkpoint import Checkpoint
 from qkatlas.pipeline.models.config import Config
 from qkatlas.pipeline.models.families import architecture_of
+from qkatlas.pipeline.models.forward import Forward
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.models.rotary import Offsets
 from qkatlas.pipeline.models.weights import ModelWeights
+from qkatlas.pipeline.passes.fidelity import LayerProjection
 
 PREFIX_TOKENS = (1, 5, 9, 12, 33, 2, 8, 60, 61)
 OFFSETS = (0, 1, 3, 6, 11, 23)
@@ -135,6 +137,25 @@ def test_an_offset_can_be_folded_into_the_weights(folder_of: Callable[[str], Pat
         w_q_DH, w_k_DH = bilinear_factors(checkpoint, Head(2, 4), offset=offset)
         expected_VV = inputs.queries_VH.astype(np.float64) @ inputs.keys_VH.T
         close(normalised_VD @ w_q_DH @ w_k_DH.T @ normalised_VD.T, expected_VV, 1e-5)
+
+
+@pytest.mark.parametrize("variant", ["llama-groups-of-3", "llama-yarn", "gemma-2-no-cap", "gemma-2", "qwen3", "neox"])
+def test_a_layers_projection_gives_the_scores_of_every_pair_of_positions(
+    folder_of: Callable[[str], Path], variant: str
+) -> None:
+    folder = folder_of(variant)
+    tokens_T = torch.randperm(80, generator=torch.Generator().manual_seed(2))[:20]
+    heard, hidden = raw_scores(reference(folder), tokens_T[None])
+    layer = 1
+    projection = LayerProjection.of(Checkpoint.open(folder), layer, hidden[layer][0].float().numpy(), threads=1)
+    scores_NTT = projection.scores(torch.arange(20)[None])[0]
+    causal_TT = torch.ones(20, 20).tril().bool()
+    close(scores_NTT[:, causal_TT].numpy(), heard[layer][0][:, causal_TT].numpy(), 1e-5)
+
+
+def test_real_passes_of_other_families_are_refused_by_name(folder_of: Callable[[str], Path]) -> None:
+    with pytest.raises(ValueError, match="forward pass of the family llama"):
+        Forward(ModelWeights.read(Checkpoint.open(folder_of("llama")), "llama"))
 
 
 @pytest.mark.parametrize("variant", ["llama", "neox"])
