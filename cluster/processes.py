@@ -4,53 +4,71 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
-from collections.abc import Iterator
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from qkatlas.cluster.guardian import SAID
+
 _MARK = "QKATLAS_CLUSTER"
-_marks: set[str] = set()
+
+_PATIENCE = 10.0
+"""Seconds that the end of a cluster's processes may take."""
+
+_guardian: subprocess.Popen[bytes] | None = None
 
 
 def mark() -> None:
-    """Mark every process that is started from now on as one of a cluster of this command's own."""
-    os.environ[_MARK] = secrets.token_hex(16)
-    _marks.add(os.environ[_MARK])
+    """Mark every process that is started from now on as one of this command's own cluster, which is guarded."""
+    global _guardian
+    if _guardian is not None:
+        return
+    value = f"{_MARK}={secrets.token_hex(16)}"
+    program = Path(__file__).with_name("guardian.py")
+    _guardian = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(program), value],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    os.environ[_MARK] = value.removeprefix(f"{_MARK}=")
 
 
 def end_marked() -> None:
-    """End what is left of the clusters that this command started: Ray's own ending can be interrupted, or hang.
-
-    Where there is no /proc, it is left to Ray: its processes follow the one that started them.
-    """
-    for process in _others():
-        try:
-            environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
-        except OSError:  # it has ended, or is another user's
-            continue
-        if any(f"{_MARK}={value}".encode() in environment for value in _marks):
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+    """End what is left of the cluster: Ray's own ending can be interrupted, or hang."""
+    global _guardian
+    if _guardian is None:
+        return
+    guardian, _guardian = _guardian, None
+    os.environ.pop(_MARK, None)
+    with suppress(BrokenPipeError, subprocess.TimeoutExpired):
+        guardian.communicate(SAID, timeout=_PATIENCE)
 
 
 def leave(code: int) -> NoReturn:
-    """End this process at once, and then what is left of its clusters.
+    """End this process at once, with what it has to say said, and then what is left of its cluster.
 
-    Ray ends a driver whose cluster is gone with an exit code of its own, so that the cluster must go after the driver.
+    Ray ends a driver whose cluster is gone with an exit code of its own, so that the cluster goes after the driver.
 
     Args:
         code: the exit code.
     """
-    if _marks and os.fork() == 0:
-        os.setsid()
-        end_marked()
-        os._exit(0)
+    if _guardian is not None and _guardian.stdin is not None:
+        with suppress(OSError):
+            os.write(_guardian.stdin.fileno(), SAID)
     os._exit(code)
 
 
-def _others() -> Iterator[int]:
-    folder = Path("/proc")
-    names = os.listdir(folder) if folder.is_dir() and _marks else []
-    yield from (int(name) for name in names if name.isdecimal() and int(name) != os.getpid())
+def ended_children() -> dict[int, int]:
+    """Processes that this one started and that have ended, not asked about since, with what ended them.
+
+    Returns:
+        By process id the number of the signal, 0 for one that ended by itself; none where there is no /proc.
+    """
+    found = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # that one has just gone
+            fields = file.read_bytes().rpartition(b")")[2].split()  # the name before may hold spaces
+            if fields[0] == b"Z" and int(fields[1]) == os.getpid():
+                found[int(file.parent.name)] = int(fields[49]) & 0x7F
+    return found

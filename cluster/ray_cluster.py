@@ -20,7 +20,8 @@ from typing import Any, Generic
 from qkatlas.cluster.executor import Capacity, ClusterLostError, Failure, Grant, Handle, Item, Node, Outcome, Value
 from qkatlas.cluster.in_process import local_cpus
 from qkatlas.cluster.pace import Pace
-from qkatlas.cluster.processes import end_marked, mark
+from qkatlas.cluster.processes import end_marked
+from qkatlas.cluster.starting import first_line, start
 from qkatlas.cluster.watch import LOOK_SECONDS, SILENT_SECONDS, Watch, ask
 
 # Read when ray is imported: no usage report is sent, and an environment manager around us is not copied to workers.
@@ -30,6 +31,9 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 # Ray ends a driver without a word when its cluster is silent for 60 s; the executor notices, and names what is left.
 os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "600")
+# Ray would have a driver wait, deaf to signals, for workers that are started before they are asked for: for ever where
+# one is killed. None of them would be used, for ours stand in a folder of their own.
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 # Ray's default is to run again without end what was killed for want of memory.
 os.environ.setdefault("RAY_task_oom_retries", "3")
 
@@ -46,9 +50,6 @@ _CONNECT_SECONDS = 10.0
 
 _JOIN_SECONDS = 40.0
 """How long it may take to join a cluster, our package sent."""
-
-_START_SECONDS = 120.0
-"""How long a cluster of this command's own may take to start."""
 
 _QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
@@ -272,12 +273,7 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
 
 
 def _start(grant: Grant, environment: dict[str, Any]) -> None:
-    """Start an embedded cluster; once more where the first did not come up, as when one of its processes was killed.
-
-    Raises:
-        ValueError: if Ray says why it cannot run here.
-        ClusterLostError: if it came up neither time.
-    """
+    """Start an embedded cluster; see `start`."""
 
     def begin() -> None:
         ray.init(
@@ -289,22 +285,7 @@ def _start(grant: Grant, environment: dict[str, Any]) -> None:
             **_QUIET,
         )
 
-    reason = ""
-    for _ in range(2):
-        mark()
-        try:
-            ask(begin, _START_SECONDS, stay=True)  # Linux ends its processes with the thread
-        except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
-            raise ValueError(
-                f"Ray cannot start on this machine ({first_line(error)}); it needs a writable home and /tmp, "
-                "or leave it out with --in-process"
-            ) from error
-        except Exception as error:  # Ray raises a plain one for a node that does not come up; `ask`, where none comes
-            reason = first_line(error) if not isinstance(error, ClusterLostError) else "no answer"
-            end_marked()
-        else:
-            return
-    raise ClusterLostError(f"Ray did not start within {_START_SECONDS:g} s, twice ({reason}); try --in-process")
+    start(begin)
 
 
 @contextmanager
@@ -375,12 +356,6 @@ def _outcome(item: Item, reference: Any) -> _Ended[Item]:
     except RayError as error:
         message = f"{first_line(error)} (after {RETRIES} retries)"
         return _Ended(Outcome(item, failure=Failure(type(error).__name__, message, str(error))), lost=True)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, Ray's errors say many; all as one where the first leads to a list."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return " ".join(" ".join(lines).split()) if lines[0].endswith(":") else lines[0]
 
 
 def _local_gpus() -> int:

@@ -16,7 +16,7 @@ from qkatlas.jobs.cli.planted import model
 from qkatlas.jobs.cli.remote import list_jobs, logs, stop
 from qkatlas.jobs.cli.signals import Interrupted, answer_signals, interrupted
 from qkatlas.jobs.cli.store import runs, status, verify
-from qkatlas.jobs.cli.streams import tolerate_leaving_readers
+from qkatlas.jobs.cli.streams import flush, tolerate_leaving_readers
 from qkatlas.jobs.loop.declaration import declarations
 from qkatlas.jobs.plan.command import plan_command
 from qkatlas.jobs.report.command import report
@@ -24,14 +24,21 @@ from qkatlas.jobs.report.command import report
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 all committed, 1 some shard could not be computed, 2 a bad request."""
-    tolerate_leaving_readers()
-    answer_signals()
-    code = run(list(sys.argv[1:] if argv is None else argv))  # noqa: TID251 - the one place
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    if code > SIGNALLED:
-        leave(code)
-    sys.exit(code)
+    code = SIGNALLED
+    try:
+        tolerate_leaving_readers()
+        answer_signals()
+        code = run(list(sys.argv[1:] if argv is None else argv))  # noqa: TID251 - the one place
+        unwritten = flush()
+        if unwritten and code == COMPLETE:
+            code = say(
+                f"error: standard output cannot be written ({unwritten}); what was committed is kept", INCOMPLETE
+            )
+    except Interrupted as error:  # before its work, or after: a command that has its code keeps it
+        code = interrupted(error) if code == SIGNALLED else code
+    # Not by the interpreter's own end: native threads, as Arrow's, still let go of what Python owns, and one that asks
+    # a Python that is ending for it takes the process down (`terminate called without an active exception`).
+    leave(code)
 
 
 def run(argv: Sequence[str]) -> int:

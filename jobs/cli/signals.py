@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from qkatlas.cluster.processes import leave
-from qkatlas.jobs.cli.ending import SIGNALLED, say
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 _ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGVTALRM")
 """Signals that end a program, and that it can answer."""
 
-_PATIENCE = 4.0
+_PATIENCE = 3.5
 """Seconds that ending in order may take."""
+
+_KEPT = "interrupted; what was committed is kept, and the same command goes on from there"
+
+_saying: threading.Lock | None = None
+"""Of a command whose signals are answered; taken by whoever says its line, so that there is one."""
 
 
 class Interrupted(BaseException):
@@ -31,38 +41,63 @@ class Interrupted(BaseException):
 
 def answer_signals() -> None:
     """Let signals end the command as an interrupt does: the executor is closed, and what was committed is kept."""
-    for name in _ENDING:
-        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:  # nohup ignores SIGHUP
-            signal.signal(getattr(signal, name), _interrupt)
+    global _saying
+    if _saying is not None:
+        return
+    _saying = threading.Lock()
+    answered = [getattr(signal, name) for name in _ENDING if hasattr(signal, name)]
+    answered = [number for number in answered if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+    # Python calls its handlers between two steps of the main thread, which may be in a long step of a library's.
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    threading.Thread(target=_end_in_time, args=(reading, frozenset(answered)), daemon=True).start()
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    sys.unraisablehook = _without_interrupts
+    for number in answered:
+        signal.signal(number, _interrupt)
 
 
-def interrupted(error: BaseException, message: str = "") -> int:
+def interrupted(error: BaseException, message: str = _KEPT) -> int:
     """Say that a signal ended the command.
 
     Args:
         error: what its answer raised; an interrupt where nobody answered.
-        message: what to say; that the same command goes on, if empty.
+        message: what to say.
 
     Returns:
         The exit code, 128 and the signal's number.
     """
-    number = error.number if isinstance(error, Interrupted) else int(signal.SIGINT)
-    message = message or "interrupted; what was committed is kept, and the same command goes on from there"
-    return say(message, SIGNALLED + number)
+    return _say(error.number if isinstance(error, Interrupted) else int(signal.SIGINT), message)
+
+
+def _say(number: int, message: str) -> int:
+    # Loaded here: signals are answered before anything large is loaded.
+    from qkatlas.jobs.cli.ending import SIGNALLED, say
+
+    if _saying is None or _saying.acquire(blocking=False):
+        say(message, SIGNALLED + number)
+    return SIGNALLED + number
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     for name in _ENDING:  # a second signal would interrupt the ending
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    # Libraries may swallow the exception, or wait where it cannot reach: then it is ended from another thread.
-    last = threading.Timer(_PATIENCE, _end_now, (number,))
-    last.daemon = True
-    last.start()
     raise Interrupted(number)
 
 
-def _end_now(number: int) -> None:
-    code = interrupted(Interrupted(number))
-    sys.stderr.flush()
-    leave(code)
+def _end_in_time(reading: int, answered: frozenset[int]) -> None:
+    """End the command from another thread where it takes too long: libraries swallow exceptions, or wait on."""
+    while (number := os.read(reading, 1)[0]) not in answered:
+        pass
+    time.sleep(_PATIENCE)
+    saying = threading.Thread(target=_say, args=(number, _KEPT), daemon=True)
+    saying.start()
+    saying.join(0.5)  # standard error may be a pipe that is full
+    leave(128 + number)
+
+
+def _without_interrupts(unraisable: UnraisableHookArgs) -> None:
+    """An interrupt in a destructor reaches nobody, and is no error to be shown: `_end_in_time` ends the command."""
+    if not issubclass(unraisable.exc_type, Interrupted):
+        sys.__unraisablehook__(unraisable)

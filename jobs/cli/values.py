@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import select
+import stat
 from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
+
+_WRITER_SECONDS = 3.0
+"""How long a named pipe may be without anything written to it."""
 
 
 class InputFile(click.Path):
@@ -14,6 +20,37 @@ class InputFile(click.Path):
 
     def __init__(self) -> None:
         super().__init__(path_type=Path, readable=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The file's path.
+
+        Raises:
+            ValueError: if reading it would never end, or its name is none.
+        """
+        option = param.opts[0] if param is not None else "the file"
+        name = os.fspath(value)
+        if not name or "\0" in name:
+            raise ValueError(f"{option} {name!r} is no name of a file; name one that can be read")
+        try:
+            kind = os.stat(name).st_mode
+        except OSError:  # whoever reads it says so
+            return super().convert(value, param, ctx)
+        if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
+            raise ValueError(f"{option} {name} is a device; name a file")
+        if stat.S_ISFIFO(kind) and not _is_written(name):
+            raise ValueError(f"{option} {name} is a pipe that nobody writes to; name a file, or start the writer first")
+        return super().convert(value, param, ctx)
+
+
+def _is_written(pipe: str) -> bool:
+    """Whether somebody has opened a pipe to write, or will in a moment; opening it to read waits for that."""
+    if os.path.realpath(pipe).startswith("/proc/"):  # one without a name, as of `<(...)`: it has its writer
+        return True
+    descriptor = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        return bool(select.select([descriptor], [], [], _WRITER_SECONDS)[0])
+    finally:
+        os.close(descriptor)
 
 
 class Choice(click.ParamType[str]):

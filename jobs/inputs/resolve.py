@@ -59,7 +59,11 @@ def resolve(name: str, say: Callable[[str], None]) -> Path:
         return _smollm2_file()
     if not name:
         raise ValueError("--model is empty; name a model directory, a GGUF file, a hub name or planted")
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
+    if str(path).startswith("~"):
+        raise ValueError(
+            f"model {name!r} is in the home of a user who is not known here; give the directory's full path"
+        )
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         if not path.is_dir() and not (path.is_file() and path.suffix == ".gguf"):
             raise ValueError(
@@ -140,9 +144,12 @@ def _hub_directory(name: str) -> Path:
 
 
 def _cache() -> Path:
-    if "QKATLAS_CACHE" in os.environ:
+    if os.environ.get("QKATLAS_CACHE"):
         return Path(os.environ["QKATLAS_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qkatlas"
+    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if folder.startswith("~"):  # as for the user of a container, who is in no list of users
+        raise ValueError("this user has no home to keep planted checkpoints in; set QKATLAS_CACHE to a folder")
+    return Path(folder) / "qkatlas"
 
 
 def _design_key(design: PlantedDesign) -> str:

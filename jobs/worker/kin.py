@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from qkatlas.cluster.executor import Grant
 from qkatlas.jobs.loop.step import Produced
 from qkatlas.jobs.worker.prepared import prepared_keys
 from qkatlas.jobs.worker.tables import kin_table
 from qkatlas.outputs.places.folder import Folder
-from qkatlas.outputs.runs.part import Part, read_part
+from qkatlas.outputs.runs.part import Part, read_part, table_of
 from qkatlas.outputs.runs.reader import list_matrix, read_parts
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
@@ -59,7 +58,7 @@ def found_kin(folder: Folder, part: Part) -> pa.Table:
     Raises:
         OSError: if the part cannot be read, or is not what it was.
     """
-    found = pq.read_table(pa.BufferReader(read_part(folder, part)))
+    found = table_of(read_part(folder, part))
     # Put together anew: a file's lists name their entries otherwise than ours, and would be written with that name.
     return kin_table(found["token_id"].to_numpy(), list_matrix(found, "kin_ids"), list_matrix(found, "cosines"))
 

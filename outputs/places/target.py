@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -18,13 +19,13 @@ def require_replaceable(file: Path, option: str, *, mark: bytes, within: int, ki
     Raises:
         ValueError: if something else is there, or the folder belongs to a run.
     """
-    if file.exists():
+    if os.path.lexists(file):  # a link that leads nowhere is somebody's, too
         begins = b""
         if file.is_file():
             with file.open("rb") as stream:
                 begins = stream.read(within)
         if mark not in begins:
             raise ValueError(f"{option} {file} is no {kind} and is left alone; choose another file, or remove it first")
-    for folder in file.resolve().parents:
+    for folder in Path(os.path.realpath(file)).parents:
         if (folder / "manifest.json").exists():
             raise ValueError(f"{option} {file} is in {folder}, which holds a run; choose a file outside it")

@@ -122,6 +122,19 @@ def read_part(folder: Folder, part: Part) -> bytes:
     return content
 
 
+def table_of(content: bytes) -> pa.Table:
+    """The rows that a part's file holds.
+
+    Args:
+        content: of the file.
+    """
+    # Arrow gets a copy of its own: its threads let go of what they have read a little later, and one that had to ask
+    # Python for that while Python ends would take the whole process with it.
+    stream = pa.BufferOutputStream()
+    stream.write(content)
+    return pq.read_table(pa.BufferReader(stream.getvalue()))
+
+
 @contextmanager
 def _reading(part: Part) -> Iterator[None]:
     try:

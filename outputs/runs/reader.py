@@ -8,10 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from qkatlas.outputs.places.folder import side_by_side
-from qkatlas.outputs.runs.part import OTHER_ROWS, DamagedPartError, Part, read_part
+from qkatlas.outputs.runs.part import OTHER_ROWS, DamagedPartError, Part, read_part, table_of
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.soundness import remedy
 
@@ -100,7 +99,7 @@ def _content(run: Run, part: Part) -> bytes:
 
 def _rows(run: Run, part: Part, content: bytes) -> pa.Table:
     """The rows of a part, as many as are listed."""
-    table = pq.read_table(pa.BufferReader(content))
+    table = table_of(content)
     if len(table) != part.rows:
         fault = f"{part.path} {OTHER_ROWS} than are listed: {len(table)} for {part.rows}"
         raise ValueError(f"run {run.folder.name} is damaged: {fault}; {remedy(run, [fault])}")
@@ -122,7 +121,7 @@ def read_parts(run: Run, parts: Sequence[Part]) -> pa.Table:
         Their rows.
     """
     contents = side_by_side(run.folder, lambda part: run.folder.read(part.path), parts)
-    return pa.concat_tables([pq.read_table(pa.BufferReader(content)) for content in contents])
+    return pa.concat_tables([table_of(content) for content in contents])
 
 
 def list_matrix(table: pa.Table, column: str) -> np.ndarray:
