@@ -9,8 +9,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from qkatlas.cluster.ray_cluster import AuthenticationError, first_line, jobs_client
+from qkatlas.cluster.ray_cluster import AuthenticationError, jobs_client
 from qkatlas.cluster.remote_job import COMMAND, JobState, LostDashboardError, UnknownJobError
+from qkatlas.cluster.starting import first_line
 
 
 class Dashboard:

@@ -14,7 +14,7 @@ from qkatlas.cluster.executor import ClusterLostError
 from qkatlas.cluster.processes import end_marked, ended_children, mark
 from qkatlas.cluster.watch import ask
 
-_START_SECONDS = 60.0
+_START_SECONDS = 120.0
 """How long a cluster of this command's own may take to start."""
 
 _NATIVE_SECONDS = 10.0
