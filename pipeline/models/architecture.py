@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -137,7 +138,8 @@ class Architecture:
     def identity(self) -> dict[str, Any]:
         """What of the architecture is part of a run's identity."""
         if self.family != "gpt2":
-            return asdict(self)
+            identity: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # as a record that is read again has it
+            return identity
         # The names and the number of fields are part of every run id that exists.
         return {
             "n_layers": self.n_layers,

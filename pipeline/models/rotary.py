@@ -121,6 +121,8 @@ class Rotary:
         Returns:
             The values turned and multiplied by the factor, of the same shape and type.
         """
+        if self.factor == 1 and not positions.any():
+            return values
         angle_TJ = positions[:, None] * self.frequencies()
         turns = (np.cos(angle_TJ), np.sin(angle_TJ))
         cos, sin = (torch.from_numpy(part.mean(axis=0) if mean else part).to(values.dtype) for part in turns)

@@ -398,5 +398,6 @@ def test_identities_of_other_families_hold_what_changes_scores(folder_of: Callab
     for variant in VARIANTS:
         architecture: Architecture = Checkpoint.open(folder_of(variant)).architecture
         seen[variant] = json.dumps(architecture.identity(), sort_keys=True)
+        assert json.loads(seen[variant]) == architecture.identity()
     assert len(set(seen.values())) == len(seen) - 1  # `dynamic` is the default scaling at every offset
     assert SMALL["vocab_size"] == json.loads(seen["llama"])["vocab_size"]
