@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from qkatlas.outputs.places.model_directory import write_model_directory
+from qkatlas.outputs.places.open import at_home
 from qkatlas.pipeline.planted.checkpoint import PlantedDesign, plant
 
 PLANTED = {"planted": "full", "planted-small": "small", "planted-tiny": "tiny"}
@@ -49,13 +50,9 @@ def resolve(name: str, say: Callable[[str], None]) -> Path:
     """
     if name in PLANTED:
         return planted_directory(PlantedDesign(size=PLANTED[name]), say)
-    if not name:
+    if not name.strip():
         raise ValueError("--model is empty; name a model directory, a hub name or planted")
-    path = Path(os.path.expanduser(name))
-    if str(path).startswith("~"):
-        raise ValueError(
-            f"model {name!r} is in the home of a user who is not known here; give the directory's full path"
-        )
+    path = Path(at_home(name))
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         if not path.is_dir():
             raise ValueError(f"model {name!r} is no directory; give a Hugging Face model directory or a hub name")
