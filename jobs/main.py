@@ -11,10 +11,10 @@ import click
 from qkatlas.cluster.executor import ClusterLostError
 from qkatlas.cluster.processes import leave
 from qkatlas.jobs.cli.command import command_of
-from qkatlas.jobs.cli.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, SIGNALLED, say
+from qkatlas.jobs.cli.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, say
 from qkatlas.jobs.cli.planted import model
 from qkatlas.jobs.cli.remote import list_jobs, logs, stop
-from qkatlas.jobs.cli.signals import Interrupted, answer_signals, interrupted
+from qkatlas.jobs.cli.signals import Interrupted, answer_signals, interrupted, require_no_signal
 from qkatlas.jobs.cli.store import runs, status, verify
 from qkatlas.jobs.cli.streams import flush, tolerate_leaving_readers
 from qkatlas.jobs.loop.declaration import declarations
@@ -24,18 +24,15 @@ from qkatlas.jobs.report.command import report
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 all committed, 1 some shard could not be computed, 2 a bad request."""
-    code = SIGNALLED
+    tolerate_leaving_readers()
     try:
-        tolerate_leaving_readers()
         answer_signals()
         code = run(list(sys.argv[1:] if argv is None else argv))  # noqa: TID251 - the one place
         unwritten = flush()
         if unwritten and code == COMPLETE:
-            code = say(
-                f"error: standard output cannot be written ({unwritten}); what was committed is kept", INCOMPLETE
-            )
-    except Interrupted as error:  # before its work, or after: a command that has its code keeps it
-        code = interrupted(error) if code == SIGNALLED else code
+            code = say(f"error: what was to be printed cannot be written ({unwritten}); results are kept", INCOMPLETE)
+    except Interrupted as error:
+        code = interrupted(error)
     # Not by the interpreter's own end: native threads, as Arrow's, still let go of what Python owns, and one that asks
     # a Python that is ending for it takes the process down (`terminate called without an active exception`).
     leave(code)
@@ -51,7 +48,10 @@ def run(argv: Sequence[str]) -> int:
         The exit code.
     """
     try:
-        done = submit.main(args=list(argv), prog_name="submit", standalone_mode=False)
+        try:
+            done = submit.main(args=list(argv), prog_name="submit", standalone_mode=False)
+        finally:
+            require_no_signal()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return BAD_REQUEST

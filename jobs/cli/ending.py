@@ -9,6 +9,9 @@ import click
 COMPLETE, INCOMPLETE, BAD_REQUEST, SIGNALLED = 0, 1, 2, 128
 """Exit codes; the last is added to a signal's number."""
 
+_LONGEST = 500
+"""Characters of a name that a line shows whole."""
+
 
 def say(message: str, code: int) -> int:
     """Print a line on stderr.
@@ -20,7 +23,8 @@ def say(message: str, code: int) -> int:
     Returns:
         The exit code.
     """
-    click.echo(f"submit: {harmless(message, one_line=True)}", err=True)
+    short = re.sub(rf"\S{{{_LONGEST},}}", lambda found: f"{found[0][:100]}... ({len(found[0])} characters)", message)
+    click.echo(f"submit: {harmless(short, one_line=True)}", err=True)
     return code
 
 

@@ -23,11 +23,14 @@ def model() -> None:
 def planted(directory: str, size: str, seed: int, noise: float, skew: float, head: str) -> None:
     """Write the planted checkpoint: a GPT-2 whose categories, heads and eigenvalues are known."""
     from qkatlas.jobs.inputs.resolve import write_planted
+    from qkatlas.outputs.places.open import at_home
     from qkatlas.pipeline.planted.checkpoint import PlantedDesign
 
+    if not directory.strip():
+        raise ValueError("the name of the directory is empty; name a new directory")
     design = PlantedDesign(size=size, seed=seed, noise=noise, skew=skew, head=head)
     try:
-        write_planted(design, Path(directory))
+        write_planted(design, Path(at_home(directory)))
     except OSError as error:
         raise ValueError(
             f"{directory} cannot be written ({error.strerror or error}); choose a new directory"

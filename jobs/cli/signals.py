@@ -26,6 +26,8 @@ _KEPT = "interrupted; what was committed is kept, and the same command goes on f
 _saying: threading.Lock | None = None
 """Of a command whose signals are answered; taken by whoever says its line, so that there is one."""
 
+_arrived: int | None = None
+
 
 class Interrupted(BaseException):
     """A signal that asks the command to end; no KeyboardInterrupt, which libraries answer in ways of their own.
@@ -57,6 +59,12 @@ def answer_signals() -> None:
         signal.signal(number, _interrupt)
 
 
+def require_no_signal() -> None:
+    """Raise `Interrupted` again if a signal has come: libraries hide it behind errors of their own, or swallow it."""
+    if _arrived is not None:
+        raise Interrupted(_arrived)
+
+
 def interrupted(error: BaseException, message: str = _KEPT) -> int:
     """Say that a signal ended the command.
 
@@ -80,6 +88,8 @@ def _say(number: int, message: str) -> int:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _arrived
+    _arrived = number
     for name in _ENDING:  # a second signal would interrupt the ending
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 
 from qkatlas.outputs.places.model_directory import write_model_directory
+from qkatlas.outputs.places.open import at_home
 from qkatlas.pipeline.planted.checkpoint import PlantedDesign, plant
 
 SMOLLM2 = "smollm2"
@@ -57,13 +58,9 @@ def resolve(name: str, say: Callable[[str], None]) -> Path:
         return planted_directory(PlantedDesign(size=PLANTED[name]), say)
     if name == SMOLLM2:
         return _smollm2_file()
-    if not name:
+    if not name.strip():
         raise ValueError("--model is empty; name a model directory, a GGUF file, a hub name or planted")
-    path = Path(os.path.expanduser(name))
-    if str(path).startswith("~"):
-        raise ValueError(
-            f"model {name!r} is in the home of a user who is not known here; give the directory's full path"
-        )
+    path = Path(at_home(name))
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         if not path.is_dir() and not (path.is_file() and path.suffix == ".gguf"):
             raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +93,7 @@ def find_shape(name: str) -> Shape:
         ValueError: if there is none.
     """
     from qkatlas.jobs.inputs.resolve import PLANTED
+    from qkatlas.outputs.places.open import at_home
 
     if name in PRESETS:
         return PRESETS[name]
@@ -106,7 +106,7 @@ def find_shape(name: str) -> Shape:
             d_head=planted.d_model // planted.n_head, d_mlp=4 * planted.d_model, vocab_size=planted.n_vocab,
             n_ctx=planted.n_ctx, positions=planted.n_ctx, computed=True, source="the planted design",
         )  # fmt: skip
-    path = Path(os.path.expanduser(name))
+    path = Path(at_home(name))
     if not path.is_dir():
         raise ValueError(
             f"--model {name!r} is neither a directory nor a known shape; name one of "

@@ -167,16 +167,10 @@ class LocalFolder:
     def exclusive(self, path: str) -> Iterator[Callable[[bool], None]]:
         """Hold a kernel's lock, which ends with the process; see `Folder`."""
         place = self._path / path
-        absent = [folder for folder in (self._path, *self._path.parents) if not folder.exists()]
-        try:
+        with without_traces(self._path):
             place.mkdir(parents=True, exist_ok=True)
             with lock.exclusive(place / "lock"):
                 yield lambda ask: None
-        finally:
-            # A request that came to nothing leaves nothing: only folders made here, and only empty ones, go.
-            for folder in absent:
-                with suppress(OSError):
-                    folder.rmdir()
 
     def is_driven(self, path: str) -> bool:
         """Whether a driver holds the lock now."""
@@ -251,6 +245,22 @@ def _leads_to(kind: Callable[[], bool]) -> bool:
         return kind()
     except OSError:
         return False
+
+
+@contextmanager
+def without_traces(folder: Path) -> Iterator[None]:
+    """Remove folders that a request made, once it is done, if it came to nothing: they are empty then.
+
+    Args:
+        folder: the innermost.
+    """
+    absent = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+    try:
+        yield
+    finally:
+        for place in absent:
+            with suppress(OSError):
+                place.rmdir()
 
 
 def write_whole(file: Path, content: bytes) -> None:

@@ -21,12 +21,12 @@ def open_folder(place: str | os.PathLike[str] | Folder) -> Folder:
     """
     if isinstance(place, (LocalFolder, ObjectFolder)):
         return place
-    if not os.fspath(place):  # type: ignore[arg-type]
+    if not os.fspath(place).strip():  # type: ignore[arg-type]
         raise ValueError("the name of the folder is empty; give one, or . for the working directory")
     text = os.fspath(place)  # type: ignore[arg-type]  # mypy cannot tell that the two are all there are
     scheme, separator, rest = text.partition("://")
     if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
-        return LocalFolder(_at_home(text))
+        return LocalFolder(at_home(text))
     if scheme == "file":
         if not rest.startswith("/"):
             raise ValueError(f"{text} names a host; write file:///path, or the path alone")
@@ -36,8 +36,15 @@ def open_folder(place: str | os.PathLike[str] | Folder) -> Folder:
     raise ValueError(f"{scheme}:// is not supported; name a folder, s3://bucket/prefix or gs://bucket/prefix")
 
 
-def _at_home(text: str) -> str:
-    """A path with a leading `~` or `~user` replaced by that user's home."""
+def at_home(text: str) -> str:
+    """A path with a leading `~` or `~user` replaced by that user's home.
+
+    Args:
+        text: the path as a user writes it.
+
+    Raises:
+        ValueError: if nobody of that name is known here.
+    """
     found = os.path.expanduser(text)
     if found.startswith("~"):
         raise ValueError(f"{text} is in the home of a user who is not known here; write ./{text} for a folder there")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -22,7 +23,7 @@ def require_replaceable(file: Path, option: str, *, mark: bytes, within: int, ki
     if os.path.lexists(file):  # a link that leads nowhere is somebody's, too
         begins = b""
         if file.is_file():
-            with file.open("rb") as stream:
+            with suppress(OSError), file.open("rb") as stream:  # what cannot be read is none of ours
                 begins = stream.read(within)
         if mark not in begins:
             raise ValueError(f"{option} {file} is no {kind} and is left alone; choose another file, or remove it first")

@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 
 from qkatlas.outputs.places import target
-from qkatlas.outputs.places.local_folder import write_whole
+from qkatlas.outputs.places.local_folder import without_traces, write_whole
 
 MARK = "<!doctype html><!-- QK Atlas report -->"
 """How every report begins; a file that begins otherwise is never replaced."""
@@ -89,7 +89,8 @@ def write(file: Path, page: str) -> int:
     require_replaceable(file)
     content = page.encode()
     try:
-        write_whole(file, content)
+        with without_traces(file.parent):
+            write_whole(file, content)
     except OSError as error:
         raise ValueError(f"--out {file} cannot be written ({error.strerror or error}); choose another file") from error
     return len(content)
