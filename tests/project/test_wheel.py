@@ -92,4 +92,4 @@ def test_the_wheel_is_described_for_a_package_index(wheel: Path) -> None:
     assert "qk circuit" in told["Keywords"]
     assert told.get_payload() == (ROOT / "docs/package.md").read_text(encoding="utf-8")
     for command in ("submit", "qkatlas"):
-        assert f"{command} = qkatlas.jobs.main:main\n" in scripts
+        assert f"{command} = qkatlas.__main__:main\n" in scripts
