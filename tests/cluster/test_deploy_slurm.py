@@ -18,18 +18,21 @@ STUBS = {
     "srun": """
         echo "srun $*" >> "$STUB_LOG"
         while [ "${1#--}" != "$1" ]; do shift; done
+        trap 'kill -TERM $(jobs -p)' TERM
         "$@" &
-        step=$!
-        trap 'kill -TERM "$step"' TERM
-        wait "$step"
+        wait $!
     """,
     "ray": """
+        trap 'echo "ray ended" >> "$STUB_LOG"; exit 0' TERM
         echo "ray $*" >> "$STUB_LOG"
         case "$*" in *"$STUB_DEAD"*) exit 7 ;; esac
-        trap 'echo "ray ended" >> "$STUB_LOG"; exit 0' TERM
         while :; do sleep 0.05; done
     """,
-    "python": 'echo "$STUB_ALIVE"',
+    # Nodes are counted once every ray is there to be ended.
+    "python": """
+        until [ "$(grep -c '^ray ' "$STUB_LOG")" -ge "$(wc -w <<< "$STUB_NODES")" ]; do sleep 0.02; done
+        echo "$STUB_ALIVE"
+    """,
     "submit": """
         echo "submit $* token=$(wc -c < "${RAY_AUTH_TOKEN_PATH:-/dev/null}")" >> "$STUB_LOG"
         trap 'echo "submit interrupted" >> "$STUB_LOG"; exit 130' TERM
@@ -124,6 +127,7 @@ def test_many_nodes_end_with_the_code_of_submit(site: Site, nodes: int, code: in
     site.require_clean(nodes)
 
 
+@pytest.mark.slow
 def test_a_node_that_never_joins_is_named_and_everything_ended(site: Site) -> None:
     code, error = site.run("slurm-many-nodes.sh", nodes=3, STUB_ALIVE=2)
     assert code == 1

@@ -44,6 +44,7 @@ with cluster_of({"num_cpus": 1}, head=0) as cluster:
 """
 
 
+@pytest.mark.slow
 def test_an_answer_and_an_error_arrive_and_silence_ends() -> None:
     def fail() -> None:
         raise TimeoutError("of the question itself")

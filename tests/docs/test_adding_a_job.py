@@ -81,6 +81,7 @@ def page_of(report: Path) -> str:
     return unpack(block[1]).decode()
 
 
+@pytest.mark.slow
 def test_the_page_of_tables_describes_its_columns(example: Path) -> None:
     program = f"import runpy; runpy.run_path({str(ROOT / 'docs/tables.py')!r}, run_name='__main__')"
     page = run(example, program=program)

@@ -104,7 +104,6 @@ def test_an_out_that_cannot_be_written_is_refused(submit: Submit, random_model: 
     assert code == 2
     assert f"--out {out} cannot be written" in error
     assert out.read_text() == "a file where the folder should be"
-    assert run(["full-vocab", "--model", str(random_model), "--in-process", "--out", "s3://bucket/runs"]) == 2
 
 
 def test_a_run_from_first_command_to_verify(submit: Submit, planted_tiny: Path, out: Path) -> None:

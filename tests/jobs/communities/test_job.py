@@ -276,6 +276,7 @@ def test_restarts_of_different_graphs_are_never_mixed(source: Run, finished: Run
     assert hashes(result.run) == hashes(finished)
 
 
+@pytest.mark.slow
 def test_the_run_id_follows_what_changes_results(source: Run, finished: Run) -> None:
     ids = {
         finished.folder.name,

@@ -178,6 +178,7 @@ def test_a_store_that_goes_away_is_exit_code_1_and_costs_nothing_committed(
     assert hashes(only_run(out)) == hashes(local)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "place"),
     [(None, "no-such-bucket/runs"), ("403", "atlas/x/runs"), ("reset", "atlas/x/runs"), ("500", "atlas/x/runs")],

@@ -297,6 +297,7 @@ def test_its_ruins_do_not(shuffled: Path, frequencies: Path, tmp_path: Path) -> 
     assert {row: ruined.verdict[row] for row in SHOWN_BY_ANY} == dict.fromkeys(SHOWN_BY_ANY, REPRODUCED)
 
 
+@pytest.mark.slow
 def test_whose_self_score_is_subtracted_moves_no_mean(sound: Path) -> None:
     table = read(sound)
     for name in ("crossing", "peak", "height"):

@@ -84,6 +84,7 @@ def test_the_planted_head_responds_to_the_dose_and_keeps_its_categories(planted:
     assert rows[0]["category_tokens"] > 100
 
 
+@pytest.mark.slow
 def test_the_random_control_is_damage_without_direction(planted: Run) -> None:
     rows = grid_of(planted)
     unsteered = rows[0]
@@ -250,6 +251,7 @@ def test_a_stopped_run_ends_with_the_same_files(
     assert steer(random_model, tmp_path, **GRID).computed == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["kin/layer=1", "topk/layer=1/head=5", "steered/point=0003", "heatmap"])
 def test_a_damaged_part_is_computed_again_and_nothing_else(
     random_model: Path, small_grid: Run, tmp_path: Path, table: str

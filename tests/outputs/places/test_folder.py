@@ -91,6 +91,7 @@ def test_a_log_keeps_the_lines_of_all_drivers_in_order(make: Make, lines: list[s
     assert [line for line in folder.log("_state/receipts.jsonl").lines() if line] == expected
 
 
+@pytest.mark.slow
 def test_one_driver_at_a_time(make: Make) -> None:
     folder = make()
     with folder.exclusive("_state") as still_held:

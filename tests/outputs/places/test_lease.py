@@ -40,6 +40,7 @@ def test_an_abandoned_lease_is_taken_over_and_its_driver_stops(store_server: Ser
         assert folder.listed("_state/drivers") == {}
 
 
+@pytest.mark.slow
 def test_a_refusal_says_when_a_killed_driver_is_out_of_the_way(store_server: Server, folder: ObjectFolder) -> None:
     with folder.exclusive("_state"):
         store_server.age("atlas", key_of(folder), 40)
@@ -87,6 +88,7 @@ def test_an_interrupt_while_a_driver_applies_leaves_no_lease(
     assert folder.listed("_state/drivers") == {}
 
 
+@pytest.mark.slow
 def test_the_end_of_a_driver_does_not_wait_long_for_a_silent_store(
     store_server: Server, folder: ObjectFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +130,7 @@ def test_the_heartbeat_renews_and_notices_a_loss(
             held(False)
 
 
+@pytest.mark.slow
 def test_of_many_drivers_at_once_no_two_proceed(folder: ObjectFolder) -> None:
     inside, together = [], threading.Lock()
     overlapping = []

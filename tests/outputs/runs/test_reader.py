@@ -31,6 +31,7 @@ def test_partition_columns_are_those_that_pyarrow_finds(
     assert kind is None or found.schema.field("source").type == kind
 
 
+@pytest.mark.slow
 def test_the_remedy_for_a_damaged_table_is_one_that_works_there(
     finish_run: Callable[..., Path], store_server: Server, tmp_path: Path
 ) -> None:

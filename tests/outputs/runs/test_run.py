@@ -214,6 +214,7 @@ def _hold(folder: Path, held: multiprocessing.synchronize.Event) -> None:
         time.sleep(60)
 
 
+@pytest.mark.slow
 def test_a_second_driver_is_refused_and_a_killed_one_frees_the_run(run: Run) -> None:
     context = multiprocessing.get_context("spawn")
     held = context.Event()

@@ -195,6 +195,7 @@ def test_receipts_of_other_rows_commit_nothing(run: Run) -> None:
     assert (folder / "manifest.json").read_bytes() == original
 
 
+@pytest.mark.slow
 def test_other_rows_in_an_object_store_have_a_remedy_that_works(store_server: Server) -> None:
     out = ObjectFolder(store_server.uri(f"atlas/{uuid.uuid4().hex}"))
     run = finish(out)

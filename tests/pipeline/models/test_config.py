@@ -69,6 +69,7 @@ def test_what_is_left_out_is_what_transformers_takes() -> None:
     assert found.score_scale(3) == 1 / 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("without", "changes"),
     [

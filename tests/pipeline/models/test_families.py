@@ -29,6 +29,8 @@ from qkatlas.pipeline.passes.fidelity import LayerProjection
 
 PREFIX_TOKENS = (1, 5, 9, 12, 33, 2, 8, 60, 61)
 OFFSETS = (0, 1, 3, 6, 11, 23)
+QUICK = ("llama-groups-of-3", "llama-yarn", "qwen3-biases", "gemma-2", "gemma-3", "neox")
+EVERY = [pytest.param(variant, marks=[pytest.mark.slow] * (variant not in QUICK)) for variant in VARIANTS]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def at_offset(scores_TT: torch.Tensor, offset: int) -> np.ndarray:
     return scores_TT.diagonal(-offset).numpy()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EVERY)
 def test_scores_at_offsets_are_the_models_own(folder_of: Callable[[str], Path], variant: str) -> None:
     folder = folder_of(variant)
     tokens_T = torch.randperm(80, generator=torch.Generator().manual_seed(1))[:28]
@@ -75,7 +77,7 @@ def test_scores_at_offsets_are_the_models_own(folder_of: Callable[[str], Path], 
 
 
 @pytest.mark.parametrize("count", [1, 2, len(PREFIX_TOKENS)])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EVERY)
 def test_states_behind_a_prefix_are_the_models_own(folder_of: Callable[[str], Path], variant: str, count: int) -> None:
     folder = folder_of(variant)
     checkpoint, prefix = Checkpoint.open(folder), PREFIX_TOKENS[:count]
@@ -93,7 +95,7 @@ def test_states_behind_a_prefix_are_the_models_own(folder_of: Callable[[str], Pa
             np.testing.assert_array_equal(bos.advance_to(layer), found_VD)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EVERY)
 def test_states_without_attention_are_those_of_a_model_whose_attention_is_silent(
     folder_of: Callable[[str], Path], variant: str
 ) -> None:

@@ -44,6 +44,7 @@ def same_scores(checkpoint: Checkpoint, model: Any, layers: tuple[int, ...], tol
                 np.testing.assert_allclose(found_T, expected_T, rtol=tolerance, atol=tolerance * largest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variant",
     ["llama", "llama-groups-of-3", "llama-one-key-head-of-8", "llama-biases", "llama-wide-heads", "llama-theta",
@@ -97,6 +98,7 @@ def test_frequencies_are_divided_by_what_the_file_holds(tmp_path: Path) -> None:
     np.testing.assert_allclose(divided.frequencies(), plain.frequencies() / [1, 2, 4, 8], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantisation", ["F16", "BF16", "Q8_0", "Q5_1", "Q4_0", "Q4_1"])
 def test_dequantised_weights_are_those_that_transformers_reads(quantisation: str, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
@@ -190,6 +192,7 @@ def real_reference() -> Any:
     ).eval()
 
 
+@pytest.mark.real
 def test_the_real_model_is_what_its_metadata_says(real: Checkpoint) -> None:
     a = real.architecture
     assert (a.n_layers, a.n_heads, a.n_kv_heads, a.d_model, a.d_head) == (30, 9, 3, 576, 64)
@@ -198,6 +201,7 @@ def test_the_real_model_is_what_its_metadata_says(real: Checkpoint) -> None:
     assert a.rotary.theta == 100_000
 
 
+@pytest.mark.real
 def test_weights_and_scores_of_the_real_model_are_those_of_transformers(real: Checkpoint, real_reference: Any) -> None:
     state = {name.removeprefix("model."): value for name, value in real_reference.state_dict().items()}
     for name in real.tensor_names():
@@ -205,6 +209,7 @@ def test_weights_and_scores_of_the_real_model_are_those_of_transformers(real: Ch
     same_scores(real, real_reference, (0, 7, 29))
 
 
+@pytest.mark.real
 def test_the_real_model_knows_the_capital_of_italy(real: Checkpoint) -> None:
     (tokens,) = (
         field.contents() for name, field in gguf.GGUFReader(real.path).fields.items() if name == "tokenizer.ggml.tokens"

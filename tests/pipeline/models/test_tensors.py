@@ -44,6 +44,7 @@ def check_logits(folder: Path, like: Path | None = None) -> None:
     np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_head_of_its_own_counts_though_the_configuration_ties_it(copy: Path) -> None:
     edit_weights(copy, other_head)
     checkpoint = Checkpoint.open(copy)
@@ -96,6 +97,7 @@ def test_a_head_of_another_shape_is_refused(copy: Path) -> None:
         Checkpoint.open(copy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "prefix",
     [
@@ -212,6 +214,7 @@ def test_jobs_take_logits_from_the_head_or_say_that_there_is_none(
     assert run(["ablation", *common, "--no-loss", "--prompts", "2", "--length", "8", "--targets", "L1H5"]) == 0
 
 
+@pytest.mark.slow
 def test_losses_of_jobs_are_those_of_transformers_with_its_own_head(worded_model: Path, tmp_path: Path) -> None:
     from qkatlas.jobs.main import run
 
