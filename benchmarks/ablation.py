@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     last = shape.n_layers - 1 if measurement.loss else shape.n_layers - 2
     layers = list(map(int, given.layers.split(","))) if given.layers else sorted({0, last // 2, last})
     rows: list[dict[str, Any]] = []
-    groups = [embeddings(), *(of_layer(shape, layer) for layer in layers)]
+    groups = [embeddings(shape), *(of_layer(shape, layer) for layer in layers)]
     measure_ablated(model, passages, measurement, groups[0][:1], kind="zero", means={})  # warm
     for group in groups:
         measured = [component for component in group if component.head is None or component.head < given.heads]

@@ -8,7 +8,7 @@ import numpy as np
 
 from qkatlas.jobs.ablation.corpus import Corpus
 from qkatlas.outputs.runs.part import Part
-from qkatlas.outputs.runs.reader import list_matrix, read_parts
+from qkatlas.outputs.runs.reader import read_parts
 from qkatlas.outputs.runs.run import Run
 from qkatlas.pipeline.passes.components import Component, reached
 
@@ -25,13 +25,13 @@ def unchanged_parts(run: Run, corpus: Corpus) -> list[Part] | None:
 def read_means(run: Run, parts: Sequence[Part]) -> dict[Component, np.ndarray]:
     """Mean outputs over all passages and positions, float32 [D], from committed sums."""
     table = read_parts(run, [part for part in parts if part.path.startswith("output_sums/")])
-    sums_RD = list_matrix(table, "sum")
+    sums = [np.array(values) for values in table["sum"].to_pylist()]  # those of heads may be of another width
     totals: dict[Component, np.ndarray] = {}
     counts: dict[Component, int] = {}
-    rows = zip(*(table[name].to_pylist() for name in ("kind", "layer", "count")), sums_RD, strict=True)
+    rows = zip(*(table[name].to_pylist() for name in ("kind", "layer", "count")), sums, strict=True)
     for kind, layer, count, sum_D in rows:
         component = Component(kind, layer)
-        totals[component] = totals.get(component, np.zeros(sums_RD.shape[1])) + sum_D
+        totals[component] = totals.get(component, np.zeros(len(sum_D))) + sum_D
         counts[component] = counts.get(component, 0) + count
     return {component: (total / counts[component]).astype(np.float32) for component, total in totals.items()}
 

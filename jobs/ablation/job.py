@@ -18,7 +18,7 @@ from qkatlas.jobs.ablation.effects import loss_rows, score_rows
 from qkatlas.jobs.ablation.spec import Ablation
 from qkatlas.jobs.ablation.work import Piece, Replaced, Unchanged, run_ablated, run_unchanged
 from qkatlas.jobs.inputs.model import Model
-from qkatlas.jobs.inputs.opening import ModelJob
+from qkatlas.jobs.inputs.opening import EVERY_FAMILY, ModelJob
 from qkatlas.jobs.inputs.prompts import DrawnPrompts
 from qkatlas.jobs.loop.step import AnyStep, Context, Step
 from qkatlas.jobs.loop.table import Table
@@ -70,6 +70,7 @@ class AblationJob(ModelJob[Ablation]):
     """
 
     name = "ablation"
+    families = EVERY_FAMILY
     tables = (TOKENS, PROMPTS, ABLATION, LOSSES, PROMPT_SCORES, PASSAGE_LOSSES, OUTPUT_SUMS)
     shows = ("ablation", "losses", "prompt_scores")
     look = ("ablation.parquet", '.nlargest(10, "delta")')
@@ -110,7 +111,8 @@ class AblationJob(ModelJob[Ablation]):
     def _corpus(self, name: str, passages: Passages, measurement: Measurement) -> Corpus:
         if self.spec.kind == "resample":
             passages = passages.with_partners(self.spec.seed)
-        groups = [embeddings(), *(of_layer(self.model.checkpoint.architecture, layer) for layer in self._layers)]
+        shape = self.model.checkpoint.architecture
+        groups = [embeddings(shape), *(of_layer(shape, layer) for layer in self._layers)]
         used = [group for group in groups if measurement.loss or reached(group[0], measurement.heads)]
         return Corpus(name=name, passages=passages, measurement=measurement, groups=tuple(map(tuple, used)))
 

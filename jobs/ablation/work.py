@@ -91,7 +91,8 @@ def run_unchanged(grant: Grant, shard: Shard, shared: Unchanged, passages: Passa
         "sum": list(sums.values()),
         "count": [passages.tokens_PT.size] * len(sums),
     }
-    table = pa.table(columns, schema=schemas.output_sums(weights.architecture.d_model))
+    a = weights.architecture
+    table = pa.table(columns, schema=schemas.output_sums(a.d_model, a.n_heads * a.d_head))
     return Produced({**tables, "output_sums": table})
 
 

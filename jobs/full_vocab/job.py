@@ -16,8 +16,8 @@ from qkatlas.jobs.full_vocab.answer import top_attended
 from qkatlas.jobs.full_vocab.spec import FullVocab
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.offset import fitted_offset
-from qkatlas.jobs.inputs.opening import ModelJob
-from qkatlas.jobs.inputs.settings import require_top_k_fits
+from qkatlas.jobs.inputs.opening import EVERY_FAMILY, ModelJob
+from qkatlas.jobs.inputs.settings import require_top_k_fits, require_uncapped, with_offset
 from qkatlas.jobs.loop.step import AnyStep, Context, Produced, Step
 from qkatlas.jobs.worker.prepared import Rows, prepared_keys
 from qkatlas.jobs.worker.ranges import row_shards, row_shards_between
@@ -41,7 +41,7 @@ class FullVocabJob(ModelJob[FullVocab]):
     """
 
     name = "full-vocab"
-    families = ("gpt2", "llama", "neox")
+    families = EVERY_FAMILY
     tables = (TOPK, SELF, TOKENS)
     shows = ("topk", "self", "tokens")
     look = ("self", '.nlargest(10, "self_gap")')
@@ -53,19 +53,15 @@ class FullVocabJob(ModelJob[FullVocab]):
         self._head.require_inside(shape.n_layers, shape.n_heads)
         require_top_k_fits(spec.top_k, shape.vocab_size)
         self._offset = fitted_offset(spec.offset, shape)
-        if shape.score_cap is not None and spec.scores == "attention":
-            raise ValueError(
-                "the model caps its attention scores, whose means and deviations over a row are not computed; choose "
-                "--scores bilinear, or another model"
-            )
+        require_uncapped(shape, spec.scores)
         self._shards = row_shards(self._head, shape.vocab_size, spec.shards)
         self._inputs: HeadInputs | None = None
 
     def settings(self) -> dict[str, Any]:
         """The settings that change results; shards do not."""
         settings = asdict(self.spec)
-        del settings["shards"], settings["offset"]
-        return settings | ({"offset": str(self._offset)} if self._offset else {})
+        del settings["shards"]
+        return with_offset(settings, self._offset)
 
     def steps(self) -> Sequence[AnyStep]:
         """One step: row ranges of nearly equal length that cover the vocabulary."""

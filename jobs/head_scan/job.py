@@ -17,9 +17,10 @@ from qkatlas.jobs.head_scan.spec import HeadScan
 from qkatlas.jobs.head_scan.work import HeadTask, LayerInputs, find_layer_kin, scan_head
 from qkatlas.jobs.inputs.heads import heads_within
 from qkatlas.jobs.inputs.model import Model
-from qkatlas.jobs.inputs.opening import ModelJob
+from qkatlas.jobs.inputs.offset import fitted_offset
+from qkatlas.jobs.inputs.opening import EVERY_FAMILY, ModelJob
 from qkatlas.jobs.inputs.prompts import DrawnPrompts
-from qkatlas.jobs.inputs.settings import require_top_k_fits
+from qkatlas.jobs.inputs.settings import require_top_k_fits, require_uncapped, with_offset
 from qkatlas.jobs.loop.step import AnyStep, Context, Step, nothing_more
 from qkatlas.jobs.loop.table import Table
 from qkatlas.jobs.worker.head_prompts import HeadPrompts
@@ -72,6 +73,7 @@ class HeadScanJob(ModelJob[HeadScan]):
     """
 
     name = "head-scan"
+    families = EVERY_FAMILY
     tables = (
         replace(TOPK, kinds=(HEADS,)),
         replace(SELF_WITH_KIN, kinds=(HEADS,)),
@@ -90,6 +92,9 @@ class HeadScanJob(ModelJob[HeadScan]):
         shape = model.checkpoint.architecture
         self.heads = heads_within(spec.layers, spec.heads, n_layers=shape.n_layers, n_heads=shape.n_heads)
         require_top_k_fits(spec.top_k, shape.vocab_size)
+        self._offset = fitted_offset(spec.offset, shape)
+        require_uncapped(shape, spec.scores)
+        self._has_form = not shape.head_norms  # q/k norms leave scores without a bilinear form
         self.drawn = DrawnPrompts.draw(
             model, words=spec.categories, count=spec.prompts, length=spec.length, seed=spec.seed
         )
@@ -101,12 +106,19 @@ class HeadScanJob(ModelJob[HeadScan]):
         """The settings that change results: heads by their names, words by the tokens they are."""
         settings = asdict(replace(self.spec, categories=None))
         del settings["categories"], settings["layers"]
-        return {**settings, "heads": list(map(str, self.heads)), **self.drawn.identity()}
+        settings |= {"heads": list(map(str, self.heads)), **self.drawn.identity()}
+        return with_offset(settings, self._offset)
 
     def notes(self) -> Iterable[str]:
-        """Words that the prompts leave out."""
+        """Words that the prompts leave out, and what the model has not."""
         dropped = self.drawn.dropped()
-        return () if dropped is None else (dropped,)
+        if dropped is not None:
+            yield dropped
+        if not self._has_form:
+            yield (
+                "the model normalises each head's queries and keys (q_norm, k_norm): its heads have no bilinear form, "
+                "and the columns of spectra are empty"
+            )
 
     def steps(self) -> Sequence[AnyStep]:
         """The prompts; then a layer's kin, its heads, the next one's kin, and so on.
@@ -123,7 +135,8 @@ class HeadScanJob(ModelJob[HeadScan]):
     def _kin_step(self, layer: int) -> Step[UnitStates, None]:
         def share(context: Context) -> UnitStates:
             states = self._states_of(layer, context.threads)
-            return UnitStates(unit_states(states.values_VD, threads=context.threads), states.made_from)
+            norm = self.model.checkpoint.architecture.norm
+            return UnitStates(unit_states(states.values_VD, norm, threads=context.threads), states.made_from)
 
         return Step(
             kind="kin",
@@ -166,7 +179,8 @@ class HeadScanJob(ModelJob[HeadScan]):
         return HeadTask(
             head=head,
             weights=head_weights(self.model.checkpoint, head, scores=self.spec.scores),
-            factors=bilinear_factors(self.model.checkpoint, head),
+            factors=bilinear_factors(self.model.checkpoint, head, offset=self._offset) if self._has_form else None,
+            offset=self._offset,
             top_k=self.spec.top_k,
             seed=self.spec.seed,
         )

@@ -25,6 +25,8 @@ class HeadScan:
     """How token states are taken."""
     scores: str = fields.scores()
     """Form of the score: `attention` (nats, with biases and scale) or `bilinear` (neither)."""
+    offset: str | None = fields.offset()
+    """Positions from key to query in models with rotary positions, such as `4` or `mean:1-16`; None = 1 there."""
     prompts: int = fields.prompts()
     """Prompts of category words."""
     length: int | None = fields.length()

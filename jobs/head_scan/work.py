@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from qkatlas.cluster.executor import Grant
 from qkatlas.jobs.loop.step import Produced
 from qkatlas.jobs.worker.kin import UnitStates, find_kin
-from qkatlas.jobs.worker.tables import row_z, self_table, topk_table
+from qkatlas.jobs.worker.tables import SPECTRUM, row_z, self_table, topk_table
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.pipeline.circuit.kin import kin_scores
 from qkatlas.pipeline.circuit.projection import HeadWeights, head_inputs
@@ -17,6 +18,7 @@ from qkatlas.pipeline.circuit.spectrum import compare_with_null, head_spectrum
 from qkatlas.pipeline.circuit.summary import self_summary, spectrum_summary
 from qkatlas.pipeline.models.forward import forget_models
 from qkatlas.pipeline.models.head import Head
+from qkatlas.pipeline.models.rotary import Offsets
 from qkatlas.pipeline.scoring.engine import score_rows
 from qkatlas.pipeline.scoring.rows import PreparedKeys
 from qkatlas.pipeline.text import streams
@@ -50,16 +52,18 @@ class HeadTask:
     Attributes:
         head: the head.
         weights: for its scores.
-        factors: W'_Q and W'_K, for its spectrum.
+        factors: W'_Q and W'_K, for its spectrum; None where the head has no bilinear form.
         top_k: keys kept for each query token.
         seed: of the bootstrap intervals and of the spectrum's null.
+        offset: positions between key and query, where the model turns them.
     """
 
     head: Head
     weights: HeadWeights
-    factors: tuple[np.ndarray, np.ndarray]
+    factors: tuple[np.ndarray, np.ndarray] | None
     top_k: int
     seed: int
+    offset: Offsets | None = None
 
 
 def find_layer_kin(grant: Grant, shard: Shard, states: UnitStates, each: None) -> Produced:
@@ -78,7 +82,7 @@ def scan_head(grant: Grant, shard: Shard, layer: LayerInputs, task: HeadTask) ->
         task: the head.
     """
     forget_models()
-    inputs = head_inputs(task.weights, layer.states_VD, threads=grant.cpus)
+    inputs = head_inputs(task.weights, layer.states_VD, offset=task.offset, threads=grant.cpus)
     token_ids_V = np.arange(len(inputs.keys_VH), dtype=np.int32)
     keys = PreparedKeys(inputs.keys_VH, device=grant.device)
     scores = score_rows(
@@ -88,19 +92,17 @@ def scan_head(grant: Grant, shard: Shard, layer: LayerInputs, task: HeadTask) ->
     self_z_V = row_z(scores.self_score_R.astype(np.float64), scores)
     # A child of the head's seed, whose own stream draws the null.
     bootstrap = streams.TOKENS.sequence(task.seed, task.head.layer, task.head.index)
+    tables = {"topk": topk_table(token_ids_V, scores), "self": self_table(token_ids_V, scores, kin_score_V)}
+    of_self = self_summary(scores.self_rank_R, self_z_V, row_z(kin_score_V, scores), bootstrap)
+    of_form, spectrum = _spectrum(layer, task)
+    return Produced(tables, {"head": {**of_self, **of_form}, "spectrum": spectrum})
+
+
+def _spectrum(layer: LayerInputs, task: HeadTask) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """What a head's bilinear form adds to its row, and its spectrum; nothing where it has no form."""
+    if task.factors is None:
+        return {}, {name: [] for name in SPECTRUM}
     own = head_spectrum(*task.factors)
     null = compare_with_null(own, layer.moment_DD, task.head, seed=task.seed)
-    tables = {"topk": topk_table(token_ids_V, scores), "self": self_table(token_ids_V, scores, kin_score_V)}
-    summary = {
-        "head": {
-            **self_summary(scores.self_rank_R, self_z_V, row_z(kin_score_V, scores), bootstrap),
-            **spectrum_summary(own, null),
-        },
-        "spectrum": {
-            "eigenvalue": own.eigenvalues_2H.tolist(),
-            "singular_value": own.singular_values_H.tolist(),
-            "sym_singular_value": own.sym_singular_values_2H.tolist(),
-            "skew_singular_value": own.skew_singular_values_2H.tolist(),
-        },
-    }
-    return Produced(tables, summary)
+    values = (own.eigenvalues_2H, own.singular_values_H, own.sym_singular_values_2H, own.skew_singular_values_2H)
+    return spectrum_summary(own, null), {name: of.tolist() for name, of in zip(SPECTRUM, values, strict=True)}

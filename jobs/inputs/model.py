@@ -71,12 +71,6 @@ class Model:
         Raises:
             ValueError: if the model cannot give this kind.
         """
-        family = self.checkpoint.architecture.family
-        if kind == "mean" and family != "gpt2":
-            raise ValueError(
-                f"--states mean is not computed for models of the family {family}, whose attention is not run here; "
-                "choose mlp or bos"
-            )
         means_LD = self.attention_means(layer, threads=threads) if kind == "mean" else None
         return TokenStates(self.checkpoint, kind, attention_means_LD=means_LD, threads=threads)
 

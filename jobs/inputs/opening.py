@@ -10,6 +10,8 @@ from qkatlas.jobs.loop.job import Host, Job
 
 Spec = TypeVar("Spec")
 
+EVERY_FAMILY = ("gpt2", "llama", "neox")
+
 
 class ModelJob(Job[Spec], Generic[Spec]):
     """A job about one model.

@@ -227,7 +227,8 @@ class ReproduceJob(ModelJob[Reproduce]):
             states = TokenStates(self.model.checkpoint, "mlp", token_ids=list(tokens), threads=threads)
             states_ND = states.advance_to(self._head.layer)
             inputs = head_inputs(head_weights(self.model.checkpoint, self._head), states_ND, threads=threads)
-            self._inputs = work.FrequentTokens(unit_states(states_ND, threads=threads), inputs)
+            norm = self.model.checkpoint.architecture.norm
+            self._inputs = work.FrequentTokens(unit_states(states_ND, norm, threads=threads), inputs)
         return self._inputs
 
     def _factors(self) -> work.HeadFactors:

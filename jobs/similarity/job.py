@@ -11,7 +11,9 @@ import pyarrow as pa
 from rich.table import Table as Printed
 
 from qkatlas.jobs.inputs.model import Model
-from qkatlas.jobs.inputs.opening import ModelJob
+from qkatlas.jobs.inputs.offset import fitted_offset
+from qkatlas.jobs.inputs.opening import EVERY_FAMILY, ModelJob
+from qkatlas.jobs.inputs.settings import require_uncapped, with_offset
 from qkatlas.jobs.loop.step import AnyStep, Context, Step
 from qkatlas.jobs.loop.table import Table
 from qkatlas.jobs.similarity.answer import similarity_curve
@@ -48,6 +50,7 @@ class SimilarityJob(ModelJob[Similarity]):
     """
 
     name = "similarity"
+    families = EVERY_FAMILY
     tables = (TOKENS, SIMILARITY, HISTOGRAM, SUBSET)
     shows = ("similarity", "histogram")
     look = ("similarity.parquet", '.query("count > 0")')
@@ -57,6 +60,8 @@ class SimilarityJob(ModelJob[Similarity]):
         shape = model.checkpoint.architecture
         self._head = Head.parse(spec.head)
         self._head.require_inside(shape.n_layers, shape.n_heads)
+        self._offset = fitted_offset(spec.offset, shape)
+        require_uncapped(shape, spec.scores)
         self._listed = spec.listed()
         self._tokens = spec.tokens
         if self._listed is not None:
@@ -73,7 +78,7 @@ class SimilarityJob(ModelJob[Similarity]):
             digest = hashlib.sha256(np.array(self._tokens, "<i4").tobytes()).hexdigest()
             tokens = {"count": self._count, "sha256": digest}
         named = {name: getattr(spec, name) for name in ("head", "states", "scores", "bins")}
-        return {**named, "tokens": tokens}
+        return with_offset({**named, "tokens": tokens}, self._offset)
 
     def notes(self) -> Iterable[str]:
         """What is wrong with the frequencies, if their texts are not the model's."""
@@ -121,8 +126,8 @@ class SimilarityJob(ModelJob[Similarity]):
             if self._tokens is not None:
                 states_VD = states_VD[np.array(self._tokens)]
             weights = head_weights(self.model.checkpoint, self._head, scores=self.spec.scores)
-            inputs = head_inputs(weights, states_VD, threads=threads)
-            unit_VD = unit_states(states_VD, threads=threads)
+            inputs = head_inputs(weights, states_VD, offset=self._offset, threads=threads)
+            unit_VD = unit_states(states_VD, self.model.checkpoint.architecture.norm, threads=threads)
             self._pairs = Pairs(unit_VD=unit_VD, inputs=inputs, scores=ScoreRange.of(inputs))
         return self._pairs
 

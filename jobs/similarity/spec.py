@@ -22,6 +22,8 @@ class Similarity:
     """How token states are taken."""
     scores: str = fields.scores()
     """Form of the score: `attention` (nats, with biases and scale) or `bilinear` (neither)."""
+    offset: str | None = fields.offset()
+    """Positions from key to query in models with rotary positions, such as `4` or `mean:1-16`; None = 1 there."""
     bins: int = option(200, metavar="N", unit="bins", least=1, most=_MOST_BINS, help="Bins of cosine from -1 to 1.")
     """Bins that cut the cosines from -1 to 1 evenly."""
     frequencies: Frequencies | None = fields.frequencies()

@@ -12,7 +12,9 @@ import pyarrow as pa
 from rich.console import RenderableType
 
 from qkatlas.jobs.inputs.model import Model
-from qkatlas.jobs.inputs.opening import ModelJob
+from qkatlas.jobs.inputs.offset import fitted_offset
+from qkatlas.jobs.inputs.opening import EVERY_FAMILY, ModelJob
+from qkatlas.jobs.inputs.settings import require_uncapped, with_offset
 from qkatlas.jobs.loop.step import AnyStep, Context, Step, nothing_more
 from qkatlas.jobs.steering.answer import dose_response
 from qkatlas.jobs.steering.prompts import draw_prompts, in_model_table, prompt_shards
@@ -39,7 +41,7 @@ from qkatlas.outputs.runs.shard import Shard
 from qkatlas.pipeline.circuit import steering_measures as measures
 from qkatlas.pipeline.circuit.kin import unit_states
 from qkatlas.pipeline.circuit.point import Point
-from qkatlas.pipeline.circuit.projection import HeadWeights, head_inputs, head_weights
+from qkatlas.pipeline.circuit.projection import HeadWeights, head_inputs, head_weights, require_bilinear, turned
 from qkatlas.pipeline.circuit.spectrum import second_moment
 from qkatlas.pipeline.circuit.states import normalise
 from qkatlas.pipeline.circuit.steering import SteerableHead, Steered
@@ -61,6 +63,7 @@ class SteeringJob(ModelJob[Steering]):
     """
 
     name = "steering"
+    families = EVERY_FAMILY
     tables = TABLES
     shows = ("steering", "in_model", "heatmap", "steered", "samples")
     look = ("steering.parquet", ".T")
@@ -70,7 +73,16 @@ class SteeringJob(ModelJob[Steering]):
         self._head = Head.parse(spec.head)
         self._kin_of = kin_of
         self._points = self.spec.points()
-        vocab_size = model.checkpoint.architecture.vocab_size
+        shape = model.checkpoint.architecture
+        vocab_size = shape.vocab_size
+        self._offset = fitted_offset(spec.offset, shape)
+        require_uncapped(shape, spec.scores)
+        require_bilinear(shape)
+        if spec.in_model and shape.rotary is not None:
+            raise ValueError(
+                "--in-model is not computed in models with rotary positions, where a steered form is that of one "
+                "--offset; leave it out"
+            )
         place = {"layer": self._head.layer, "head": self._head.index}
         self._kin_shards = kin_shards(self._head.layer, vocab_size, spec.head)
         self._point_shards = [
@@ -104,7 +116,7 @@ class SteeringJob(ModelJob[Steering]):
         else:
             settings["length"] = self._prompts.tokens_PT.shape[1] - 1
             settings["prompts_sha256"] = hashlib.sha256(self._prompts.tokens_PT.tobytes()).hexdigest()
-        return settings
+        return with_offset(settings, self._offset)
 
     def steps(self) -> Sequence[AnyStep]:
         """The kin of fixed ranges of tokens, one shard a point, the heat maps, and a shard a point inside the model."""
@@ -184,7 +196,8 @@ class SteeringJob(ModelJob[Steering]):
             other.missing(self._kin_shards)  # reads the receipts, as far as their parts are sound
             if parts := kin_parts(other, self._kin_shards, digest):
                 return FoundKin(made_from=digest, folder=other.folder, parts=parts)
-        return UnitStates(unit_states(states_VD, threads=context.threads), digest)
+        norm = self.model.checkpoint.architecture.norm
+        return UnitStates(unit_states(states_VD, norm, threads=context.threads), digest)
 
     def _share_grid(self, context: Context, unsteered: Unsteered | None) -> GridInputs | None:
         """What points are scored from; None unless everyone's kin were found from these states."""
@@ -261,7 +274,8 @@ class SteeringJob(ModelJob[Steering]):
         return self._states
 
     def _weights(self) -> HeadWeights:
-        return head_weights(self.model.checkpoint, self._head, scores=self.spec.scores)
+        """The head, turned by the offset once for all: what is steered is the form that is scored."""
+        return turned(head_weights(self.model.checkpoint, self._head, scores=self.spec.scores), self._offset)
 
     def _steerable(self, threads: int, weights: HeadWeights) -> SteerableHead:
         if self._moment_DD is None:

@@ -65,6 +65,8 @@ class Steering:
     """How token states are taken."""
     scores: str = fields.scores()
     """Form of the score: `attention` (nats, with biases and scale) or `bilinear` (neither)."""
+    offset: str | None = fields.offset()
+    """Positions from key to query in models with rotary positions, such as `4` or `mean:1-16`; None = 1 there."""
     top_k: int = fields.top_k(10)
     """Keys in a top-k list, whose overlap and category precision are taken."""
     methods: tuple[str, ...] = option(

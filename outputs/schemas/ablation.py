@@ -69,21 +69,23 @@ PASSAGE_LOSSES = pa.schema(
 )
 
 
-def output_sums(d_model: int) -> pa.Schema:
+def output_sums(d_model: int, heads_width: int | None = None) -> pa.Schema:
     """Schema of the summed outputs that mean ablation takes its means from.
 
     Args:
         d_model: width of an output.
+        heads_width: of all heads of a layer together, in front of W_O; None = the same.
     """
+    same = heads_width in (None, d_model)
     return pa.schema(
         [
             field("kind", pa.string(), "embed, pos_embed, attn, mlp; head = all heads of a layer, in front of W_O"),
             field("layer", pa.int32(), "layer, from 0; null for embeddings", nullable=True),
             field(
                 "sum",
-                pa.list_(pa.float64(), d_model),
+                pa.list_(pa.float64(), d_model) if same else pa.list_(pa.float64()),
                 "sum of the output over passages and positions, with nothing ablated",
-                shape=f"[{d_model}]",
+                shape=f"[{d_model}]" if same else f"[{d_model}], of heads [{heads_width}]",
             ),
             field("count", pa.int64(), "passages times positions"),
         ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from qkatlas.pipeline.models.architecture import Norm
 from qkatlas.pipeline.models.blocks import for_blocks
 from qkatlas.pipeline.scoring.engine import score_rows
 from qkatlas.pipeline.scoring.rows import PreparedKeys, not_own
@@ -18,13 +19,14 @@ KIN = 16
 Float32Array = npt.NDArray[np.float32]
 
 
-def unit_states(states_VD: Float32Array, *, threads: int) -> Float32Array:
-    """Centre token states and scale them to length 1, so that their dot products are the cosines in N_l.
+def unit_states(states_VD: Float32Array, norm: Norm, *, threads: int) -> Float32Array:
+    """Scale token states to length 1, centred where the model's norm does so: their dot products are cosines in N_l.
 
-    N_l is the centred state divided by a positive number, which no cosine notices.
+    N_l is the state, or the centred state, divided by a positive number, which no cosine notices.
 
     Args:
         states_VD: float32 [V, D], the states that enter a layer.
+        norm: the model's normalisation; RMSNorm centres nothing.
         threads: threads to use; the result does not depend on it.
 
     Returns:
@@ -34,7 +36,8 @@ def unit_states(states_VD: Float32Array, *, threads: int) -> Float32Array:
 
     def scale(rows: slice) -> None:
         centred_RD = states_VD[rows].astype(np.float64)
-        centred_RD -= centred_RD.mean(axis=1, keepdims=True)
+        if norm.kind == "layer":
+            centred_RD -= centred_RD.mean(axis=1, keepdims=True)
         length_R1 = np.sqrt((centred_RD**2).sum(axis=1, keepdims=True))
         unit_VD[rows] = centred_RD / np.where(length_R1 > 0, length_R1, 1.0)
 

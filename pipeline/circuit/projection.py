@@ -22,6 +22,11 @@ from qkatlas.pipeline.models.layers import standardised
 from qkatlas.pipeline.models.rotary import Offsets, Rotary
 from qkatlas.pipeline.models.weights import Weights
 
+_NO_FORM = (
+    "the model normalises each head's queries and keys (q_norm, k_norm), so that its scores have no bilinear form; use "
+    "--scores attention, and jobs that need no form"
+)
+
 
 @dataclass(frozen=True)
 class HeadWeights:
@@ -106,7 +111,7 @@ def head_weights(weights: Weights, head: Head, *, scores: str = "attention") -> 
     of_head = _heads_weights(weights, head.layer, [head.index])
     if scores == "attention":
         return of_head
-    _require_bilinear(of_head)
+    require_bilinear(architecture)
     return replace(
         of_head,
         gain_D=np.ones_like(of_head.gain_D),
@@ -253,7 +258,8 @@ def turned(weights: HeadWeights, offset: Offsets | None) -> HeadWeights:
         ValueError: if the offset is impossible, or the head normalises its queries and keys and has no bilinear form.
     """
     _require_offset(weights, offset)
-    _require_bilinear(weights)
+    if weights.query_gain_H is not None:
+        raise ValueError(_NO_FORM)
     if weights.rotary is None or offset is None:
         return weights
     halves = [np.split(values, 2, axis=-1) for values in (weights.w_qk_D2H, weights.b_qk_2H)]
@@ -290,12 +296,14 @@ def _require_offset(weights: HeadWeights, offset: Offsets | None) -> None:
         )
 
 
-def _require_bilinear(weights: HeadWeights) -> None:
-    if weights.query_gain_H is not None:
-        raise ValueError(
-            "the model normalises each head's queries and keys (q_norm, k_norm), so that its scores have no bilinear "
-            "form; use --scores attention, and jobs that need no form"
-        )
+def require_bilinear(architecture: Architecture) -> None:
+    """Check that a model's heads have a bilinear form.
+
+    Raises:
+        ValueError: if it normalises each head's queries and keys.
+    """
+    if architecture.head_norms:
+        raise ValueError(_NO_FORM)
 
 
 def _require_representable(queries_VH: np.ndarray, keys_VH: np.ndarray, scale: float) -> None:

@@ -199,7 +199,7 @@ def attention_means(
 
             return add
 
-        hooks = {f"blocks.{layer}.hook_attn_out": hook_of(layer) for layer in range(layers)}
+        hooks = {model.attention_hook(layer): hook_of(layer) for layer in range(layers)}
         model.run(batch_PT, hooks, stop_at_layer=layers)
         return sum_LD
 

@@ -8,9 +8,7 @@ Shapes: P prompts of one batch, T positions, N heads of a layer, D model.
 
 from __future__ import annotations
 
-import math
 import threading
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,7 +18,7 @@ import numpy as np
 import torch
 
 from qkatlas.pipeline.models.architecture import Architecture
-from qkatlas.pipeline.models.family import UNEMBEDDING
+from qkatlas.pipeline.models.module import BlockArguments, module_of
 from qkatlas.pipeline.models.weights import ModelWeights
 
 if TYPE_CHECKING:
@@ -47,18 +45,19 @@ class Forward:
         device: `cpu` or `cuda`.
 
     Raises:
-        ValueError: if the model is of a family whose pass is not built.
+        ValueError: if transformers has no model of this architecture.
     """
 
     def __init__(self, weights: ModelWeights, device: str = "cpu") -> None:
-        if weights.architecture.family != "gpt2":
-            raise ValueError(
-                f"the real forward pass of the family {weights.architecture.family} is not run yet; use a GPT-2 "
-                "checkpoint, or --states mlp or bos"
-            )
+        from transformer_lens.model_bridge.sources import build_bridge_from_module
+
         self.device = torch.device(device)
         self.architecture = weights.architecture
-        self.bridge = _bridge(weights, self.device)
+        module = module_of(weights, self.device)
+        self._arguments = BlockArguments(module, self.architecture)
+        self.bridge: TransformerBridge = build_bridge_from_module(
+            module, type(module).__name__, hf_config=module.config
+        )
 
     def attention_scores(
         self, tokens_PT: np.ndarray, layers: Sequence[int], visit: Callable[[int, torch.Tensor], None]
@@ -116,8 +115,9 @@ class Forward:
             What leaves the last layer that was run, [P, T, D].
         """
         with torch.no_grad(), self.bridge.hooks(fwd_hooks=_bridge_hooks(hooks)):
-            for block in self.bridge.blocks[layer:stop_at_layer]:
-                left = block(stream_PTD)  # the bridge's own `start_at_layer` runs the layers below too
+            for at, block in enumerate(self.bridge.blocks[layer:stop_at_layer], layer):
+                # The bridge's own `start_at_layer` runs the layers below too.
+                left = block(stream_PTD, **self._arguments.of(at, stream_PTD))
                 stream_PTD = left[0] if isinstance(left, tuple) else left
         return stream_PTD
 
@@ -126,19 +126,37 @@ class Forward:
         block = self.bridge.blocks[layer]
         with torch.no_grad():
             added_PTD: torch.Tensor = block.mlp(block.ln2(stream_PTD))
-        return added_PTD
+            return block.ln2_post(added_PTD) if self.architecture.after_norms else added_PTD
 
     def output_weights(self, layer: int) -> torch.Tensor:
         """W_O of a layer's heads, [N, H, D]: what each head's mixed values become in the residual stream."""
-        weight = self.bridge.blocks[layer].attn.o.original_component.weight  # a Conv1D's, [N * H, D]
+        weight = self.bridge.blocks[layer].attn.o.original_component.weight
+        if self.architecture.family != "gpt2":  # whose Conv1D holds [N * H, D], and a Linear [D, N * H]
+            weight = weight.T
         weight_NHD: torch.Tensor = weight.reshape(self.architecture.n_heads, self.architecture.d_head, -1)
         return weight_NHD
+
+    def normalised_output(self, layer: int, mixed_PTNH: torch.Tensor) -> torch.Tensor:
+        """What the mixed values of all heads add to the residual stream where the model normalises it, [P, T, D]."""
+        block = self.bridge.blocks[layer]
+        with torch.no_grad():
+            added_PTD: torch.Tensor = block.ln1_post(block.attn.o(mixed_PTNH.flatten(2)))
+        return added_PTD
+
+    def attention_hook(self, layer: int) -> str:
+        """Name of the hook point of what a layer's attention adds to the residual stream."""
+        return f"blocks.{layer}.{'ln1_post.hook_out' if self.architecture.after_norms else 'hook_attn_out'}"
+
+    def mlp_hook(self, layer: int) -> str:
+        """Name of the hook point of what a layer's MLP adds to the residual stream."""
+        return f"blocks.{layer}.{'ln2_post.hook_out' if self.architecture.after_norms else 'hook_mlp_out'}"
 
     def logits(self, stream_RD: torch.Tensor) -> torch.Tensor:
         """Logits [R, V] of what leaves the last layer."""
         with torch.no_grad():
             logits_RV: torch.Tensor = self.bridge.unembed(self.bridge.ln_final(stream_RD))
-        return logits_RV
+        cap = self.architecture.logit_cap
+        return logits_RV if cap is None else cap * torch.tanh(logits_RV / cap)
 
     def run(
         self,
@@ -246,50 +264,3 @@ def _load_libraries() -> None:
     # Loaded here, for they take seconds that jobs without a forward pass need not wait for.
     import transformer_lens.model_bridge.sources  # noqa: F401
     import transformers  # noqa: F401
-
-
-def _bridge(weights: ModelWeights, device: torch.device) -> TransformerBridge:
-    """TransformerBridge over a Hugging Face GPT-2 whose parameters are the given arrays."""
-    from transformer_lens.model_bridge.sources import build_bridge_from_module
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    a = weights.architecture
-    config = GPT2Config(
-        vocab_size=a.vocab_size,
-        n_positions=a.n_ctx,
-        n_embd=a.d_model,
-        n_layer=a.n_layers,
-        n_head=a.n_heads,
-        n_inner=a.d_mlp,
-        # The same function in one fused pass, a fifth of the time of a layer's MLP less.
-        activation_function="gelu_pytorch_tanh" if a.activation in _TANH_GELU else a.activation,
-        layer_norm_epsilon=a.norm.eps,
-        scale_attn_weights=a.score_width is not None,
-        scale_attn_by_inverse_layer_idx=a.scale_by_layer,
-        tie_word_embeddings=a.tied,
-    )
-    config._attn_implementation = "eager"  # the others compute no scores that could be hooked
-    with torch.device("meta"):  # no memory, no initialisation
-        model: Any = GPT2LMHeadModel(config)
-    with warnings.catch_warnings():
-        # Arrays that other processes share are read-only, and nothing here writes to them.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        state = {
-            name if name == UNEMBEDDING else f"transformer.{name}": torch.from_numpy(array)
-            for name, array in weights.tensors.items()
-        }
-    if a.score_width is None:
-        # TransformerBridge divides by sqrt(H) all the same; queries as much longer make up for it.
-        for layer in range(a.n_layers):
-            for kind in ("weight", "bias"):
-                longer = state[f"transformer.h.{layer}.attn.c_attn.{kind}"].clone()
-                longer[..., : a.d_model] *= math.sqrt(a.d_head)
-                state[f"transformer.h.{layer}.attn.c_attn.{kind}"] = longer
-    if UNEMBEDDING not in state:
-        # What has no unembedding has no logits; a number that were taken for one would show.
-        none_VD = torch.full((1, 1), torch.nan).expand(a.vocab_size, a.d_model)
-        state[UNEMBEDDING] = state["transformer.wte.weight"] if a.tied else none_VD
-    model.load_state_dict(state, assign=True)
-    model.to(device).eval().requires_grad_(False)
-    bridge: TransformerBridge = build_bridge_from_module(model, "GPT2LMHeadModel", hf_config=model.config)
-    return bridge

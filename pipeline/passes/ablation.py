@@ -20,7 +20,16 @@ from torch.nn import functional
 
 from qkatlas.pipeline.models.forward import Forward, Hook, scores_hook
 from qkatlas.pipeline.models.head import Head
-from qkatlas.pipeline.passes.components import ATTN, EMBED, HEAD, MLP, MLP_RESIDUAL, POS_EMBED, Component
+from qkatlas.pipeline.passes.components import (
+    ATTN,
+    EMBED,
+    HEAD,
+    MLP,
+    MLP_RESIDUAL,
+    POS_EMBED,
+    Component,
+    embeddings,
+)
 from qkatlas.pipeline.passes.kinds import KINDS
 from qkatlas.pipeline.passes.semantic import semantic_category_scores
 from qkatlas.pipeline.text.passages import Passages
@@ -92,10 +101,10 @@ def measure_clean(
     """
     outputs: dict[Component, torch.Tensor] = {}
     scores: dict[int, torch.Tensor] = {}
-    start_PTD = model.run(passages.tokens_PT, _embedding_hooks(outputs), stop_at_layer=0)
+    start_PTD = model.run(passages.tokens_PT, _embedding_hooks(model, outputs), stop_at_layer=0)
     read = measurement.layers()
     depth = None if measurement.loss else max([*layers, *read]) + 1
-    hooks = {name: hook for layer in layers for name, hook in _hooks(layer, outputs).items()}
+    hooks = {name: hook for layer in layers for name, hook in _hooks(model, layer, outputs).items()}
     hooks |= {scores_hook(layer): _keep_scores(layer, scores, passages, measurement) for layer in read}
     end_PTD = model.go_on(start_PTD, 0, hooks, stop_at_layer=depth)
     losses_MP = _losses(model, end_PTD, passages) if measurement.loss else None
@@ -186,10 +195,16 @@ def _streams(model: Forward, components: Sequence[Component], clean: Outputs, ot
     layer = components[0].layer
     if layer is None:
         # In the order of the model's own sum.
-        tables = {kind: clean[Component(kind)] for kind in (EMBED, POS_EMBED)}
+        tables = {component.kind: output for component, output in clean.items()}
         replaced = [{**tables, each.kind: _replacement(each, clean, others)} for each in components]
-        return [parts[EMBED] + parts[POS_EMBED] for parts in replaced]
-    middle_PTD, mlp_PTD = clean[Component(MLP_RESIDUAL, layer)], clean[Component(MLP, layer)]
+        return [
+            parts[EMBED] + parts[POS_EMBED] if POS_EMBED in parts else parts[EMBED].contiguous() for parts in replaced
+        ]
+    parallel = model.architecture.parallel
+    mlp_PTD = clean[Component(MLP, layer)]
+    middle_PTD = (
+        clean[_before(layer)] + clean[Component(ATTN, layer)] if parallel else clean[Component(MLP_RESIDUAL, layer)]
+    )
     streams: dict[Component, torch.Tensor] = {}
     middles: dict[Component, torch.Tensor] = {}
     for component in components:
@@ -200,11 +215,17 @@ def _streams(model: Forward, components: Sequence[Component], clean: Outputs, ot
             streams[component] = other_PTD + mlp_PTD
         elif component.kind == ATTN:
             middles[component] = other_PTD + clean[_before(layer)]
+        elif model.architecture.after_norms:
+            mixed_PTNH = clean[heads_of(layer)].clone()
+            mixed_PTNH[:, :, component.head] = other_PTD
+            middles[component] = clean[_before(layer)] + model.normalised_output(layer, mixed_PTNH)
         else:
             # Attention's output is linear in what its heads hand to W_O.
             change_PTH = other_PTD - clean[heads_of(layer)][:, :, component.head]
             middles[component] = middle_PTD + change_PTH @ model.output_weights(layer)[component.head]
-    if middles:
+    if parallel:  # the MLP reads what entered the layer, and adds what it added
+        streams |= {component: middle_PTD + mlp_PTD for component, middle_PTD in middles.items()}
+    elif middles:
         read_STD = torch.cat(list(middles.values()))
         passed = (read_STD + model.mlp(layer, read_STD)).chunk(len(middles))
         streams |= dict(zip(middles, passed, strict=True))
@@ -230,20 +251,26 @@ def _replacement(component: Component, clean: Outputs, others: Outputs) -> torch
 def _outputs(model: Forward, tokens_PT: np.ndarray, layer: int | None) -> Outputs:
     """The outputs of a layer's components, or of the embeddings, with the model as it is."""
     outputs: dict[Component, torch.Tensor] = {}
-    start_PTD = model.run(tokens_PT, _embedding_hooks(outputs) if layer is None else {}, stop_at_layer=0)
+    start_PTD = model.run(tokens_PT, _embedding_hooks(model, outputs) if layer is None else {}, stop_at_layer=0)
     if layer is not None:
-        model.go_on(start_PTD, 0, _hooks(layer, outputs), stop_at_layer=layer + 1)
+        model.go_on(start_PTD, 0, _hooks(model, layer, outputs), stop_at_layer=layer + 1)
     return outputs
 
 
-def _hooks(layer: int, outputs: dict[Component, torch.Tensor]) -> dict[str, Hook]:
-    return {
+def _hooks(model: Forward, layer: int, outputs: dict[Component, torch.Tensor]) -> dict[str, Hook]:
+    a = model.architecture
+
+    def keep_heads(mixed: torch.Tensor) -> None:
+        outputs[heads_of(layer)] = mixed.reshape(*mixed.shape[:2], a.n_heads, a.d_head)
+
+    hooks = {
         f"blocks.{layer}.hook_resid_pre": _keep(_before(layer), outputs),
-        f"blocks.{layer}.hook_attn_out": _keep(Component(ATTN, layer), outputs),
-        f"blocks.{layer}.attn.hook_z": _keep(heads_of(layer), outputs),
-        f"blocks.{layer}.hook_resid_mid": _keep(Component(MLP_RESIDUAL, layer), outputs),
-        f"blocks.{layer}.hook_mlp_out": _keep(Component(MLP, layer), outputs),
+        model.attention_hook(layer): _keep(Component(ATTN, layer), outputs),
+        f"blocks.{layer}.attn.hook_z": keep_heads,
     }
+    if not a.parallel:
+        hooks[f"blocks.{layer}.hook_resid_mid"] = _keep(Component(MLP_RESIDUAL, layer), outputs)
+    return {**hooks, model.mlp_hook(layer): _keep(Component(MLP, layer), outputs)}
 
 
 def _before(layer: int) -> Component:
@@ -251,8 +278,8 @@ def _before(layer: int) -> Component:
     return Component("resid_pre", layer)
 
 
-def _embedding_hooks(outputs: dict[Component, torch.Tensor]) -> dict[str, Hook]:
-    return {f"hook_{kind}": _keep(Component(kind), outputs) for kind in (EMBED, POS_EMBED)}
+def _embedding_hooks(model: Forward, outputs: dict[Component, torch.Tensor]) -> dict[str, Hook]:
+    return {f"hook_{each.kind}": _keep(each, outputs) for each in embeddings(model.architecture)}
 
 
 def _keep(component: Component, outputs: dict[Component, torch.Tensor]) -> Hook:

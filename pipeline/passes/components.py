@@ -55,14 +55,18 @@ CLEAN = Component(NONE)
 """The baseline."""
 
 
-def embeddings() -> list[Component]:
-    """Both embeddings."""
-    return [Component(EMBED), Component(POS_EMBED)]
+def embeddings(architecture: Architecture) -> list[Component]:
+    """The embeddings: of tokens, and of positions where the model has them."""
+    return [Component(EMBED), *([Component(POS_EMBED)] if architecture.rotary is None else [])]
 
 
 def of_layer(architecture: Architecture, layer: int) -> list[Component]:
-    """The components of one layer: attention, MLP, the residual around the MLP, and each head."""
-    whole = [Component(kind, layer) for kind in (ATTN, MLP, MLP_RESIDUAL)]
+    """The components of one layer: attention, MLP, the residual around the MLP, and each head.
+
+    Where attention and MLP read the same stream there is no residual around the MLP alone.
+    """
+    kinds = (ATTN, MLP) if architecture.parallel else (ATTN, MLP, MLP_RESIDUAL)
+    whole = [Component(kind, layer) for kind in kinds]
     return whole + [Component(HEAD, layer, head) for head in range(architecture.n_heads)]
 
 

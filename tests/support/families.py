@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 SMALL: dict[str, Any] = {
@@ -74,6 +75,10 @@ VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "neox-odd": ("gpt_neox", {"hidden_size": 60, "num_attention_heads": 5, "rotary_pct": 0.25, "vocab_size": 91}),
 }  # fmt: skip
 """A name -> model_type and what its configuration has beside SMALL."""
+
+QUICK = ("llama-groups-of-3", "llama-yarn", "qwen3-biases", "gemma-2", "gemma-3", "neox")
+EVERY = [pytest.param(variant, marks=[pytest.mark.slow] * (variant not in QUICK)) for variant in VARIANTS]
+"""All of them for a test's parameters; the fast lane takes one of each kind."""
 
 
 def make(variant: str, folder: Path, *, std: float = 0.15, **more: Any) -> Path:

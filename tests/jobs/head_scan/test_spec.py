@@ -12,6 +12,7 @@ OPTIONS = {
     "--top-k",
     "--states",
     "--scores",
+    "--offset",
     "--prompts",
     "--length",
     "--categories",

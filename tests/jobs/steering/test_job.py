@@ -133,9 +133,9 @@ def test_every_column_equals_brute_force(
     own_V = np.diag(scores_VV)
     rank_V = 1 + (scores_VV > own_V[:, None]).sum(1)
     mean_V, std_V = scores_VV.mean(1), scores_VV.std(1)
-    unit_VD = unit_states(
-        TokenStates(Model.open("test", random_model).checkpoint, "mlp", threads=1).advance_to(1), threads=1
-    )
+    checkpoint = Model.open("test", random_model).checkpoint
+    states_VD = TokenStates(checkpoint, "mlp", threads=1).advance_to(1)
+    unit_VD = unit_states(states_VD, checkpoint.architecture.norm, threads=1)
     kin_VN, _ = nearest(PreparedKeys(unit_VD), slice(0, 211), threads=1)
     kin_z_V = (np.take_along_axis(scores_VV, kin_VN, 1).mean(1) - mean_V) / std_V
     best, steered = (np.argsort(-part_VV, axis=1, kind="stable")[:, :10] for part_VV in (base_VV, scores_VV))

@@ -7,7 +7,10 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from qkatlas.pipeline.circuit.kin import kin_scores, nearest, unit_states
+from qkatlas.pipeline.models.architecture import Norm
 from qkatlas.pipeline.scoring.rows import PreparedKeys
+
+LAYER = Norm(kind="layer", eps=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +20,7 @@ def states_VD() -> np.ndarray:
 
 
 def kin_of(states_VD: np.ndarray, threads: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    unit = PreparedKeys(unit_states(states_VD, threads=threads))
+    unit = PreparedKeys(unit_states(states_VD, LAYER, threads=threads))
     return nearest(unit, slice(0, len(states_VD)), threads=threads)
 
 
@@ -33,7 +36,7 @@ def test_kin_are_the_nearest_neighbours_of_scikit_learn(states_VD: np.ndarray) -
 
 def test_kin_do_not_depend_on_threads_or_on_how_rows_are_cut(states_VD: np.ndarray) -> None:
     whole = kin_of(states_VD, threads=1)
-    unit = PreparedKeys(unit_states(states_VD, threads=3))
+    unit = PreparedKeys(unit_states(states_VD, LAYER, threads=3))
     pieces = [nearest(unit, slice(start, start + 750), threads=2) for start in range(0, 3000, 750)]
     for place in range(2):
         np.testing.assert_array_equal(np.concatenate([piece[place] for piece in pieces]), whole[place])
@@ -62,7 +65,7 @@ def test_small_vocabularies_have_fewer_kin(size: int, count: int) -> None:
 
 def test_constant_states_have_no_direction() -> None:
     states_VD = np.ones((3, 4), np.float32)
-    np.testing.assert_array_equal(unit_states(states_VD, threads=1), np.zeros((3, 4), np.float32))
+    np.testing.assert_array_equal(unit_states(states_VD, LAYER, threads=1), np.zeros((3, 4), np.float32))
 
 
 def test_kin_scores_equal_brute_force(states_VD: np.ndarray) -> None:

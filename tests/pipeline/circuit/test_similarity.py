@@ -10,13 +10,16 @@ from hypothesis import strategies as st
 from qkatlas.pipeline.circuit.kin import unit_states
 from qkatlas.pipeline.circuit.projection import HeadInputs
 from qkatlas.pipeline.circuit.similarity import PairSums, ScoreRange, curve, landmarks, pair_sums, self_scores
+from qkatlas.pipeline.models.architecture import Norm
+
+LAYER = Norm(kind="layer", eps=1e-5)
 
 
 def random_head(seed: int, vocab: int, d_model: int, d_head: int) -> tuple[np.ndarray, HeadInputs]:
     rng = np.random.default_rng(seed)
     states_VD = (rng.standard_normal((vocab, d_model)) + rng.standard_normal(d_model)).astype(np.float32)
     queries, keys = (rng.standard_normal((vocab, d_head)).astype(np.float32) for _ in range(2))
-    return unit_states(states_VD, threads=1), HeadInputs(queries, keys, 0.25)
+    return unit_states(states_VD, LAYER, threads=1), HeadInputs(queries, keys, 0.25)
 
 
 def add(parts: list[PairSums]) -> PairSums:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from support.checkpoints import edit_config, reference, rename_weights
-from support.families import LLAMA3, SMALL, VARIANTS, YARN, make, raw_scores
+from support.families import EVERY, LLAMA3, SMALL, VARIANTS, YARN, make, raw_scores
 
 from qkatlas.pipeline.circuit.kinds import PREFIX
 from qkatlas.pipeline.circuit.projection import bilinear_factors, head_inputs, head_weights, layer_weights, turned
@@ -21,7 +21,6 @@ from qkatlas.pipeline.models.architecture import Architecture
 from qkatlas.pipeline.models.checkpoint import Checkpoint
 from qkatlas.pipeline.models.config import Config
 from qkatlas.pipeline.models.families import architecture_of
-from qkatlas.pipeline.models.forward import Forward
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.models.rotary import Offsets
 from qkatlas.pipeline.models.weights import ModelWeights
@@ -29,8 +28,6 @@ from qkatlas.pipeline.passes.fidelity import LayerProjection
 
 PREFIX_TOKENS = (1, 5, 9, 12, 33, 2, 8, 60, 61)
 OFFSETS = (0, 1, 3, 6, 11, 23)
-QUICK = ("llama-groups-of-3", "llama-yarn", "qwen3-biases", "gemma-2", "gemma-3", "neox")
-EVERY = [pytest.param(variant, marks=[pytest.mark.slow] * (variant not in QUICK)) for variant in VARIANTS]
 
 
 @pytest.fixture(scope="module")
@@ -153,11 +150,6 @@ def test_a_layers_projection_gives_the_scores_of_every_pair_of_positions(
     scores_NTT = projection.scores(torch.arange(20)[None])[0]
     causal_TT = torch.ones(20, 20).tril().bool()
     close(scores_NTT[:, causal_TT].numpy(), heard[layer][0][:, causal_TT].numpy(), 1e-5)
-
-
-def test_real_passes_of_other_families_are_refused_by_name(folder_of: Callable[[str], Path]) -> None:
-    with pytest.raises(ValueError, match="forward pass of the family llama"):
-        Forward(ModelWeights.read(Checkpoint.open(folder_of("llama")), "llama"))
 
 
 @pytest.mark.parametrize("variant", ["llama", "neox"])

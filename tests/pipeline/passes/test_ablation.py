@@ -172,7 +172,10 @@ def test_ablations_equal_hugging_face_hooks(
     architecture = Checkpoint.open(worded_model).architecture
     baseline = ours(worded_model, passages, [CLEAN], kind).scores_MPZ[0]
     layers = [of_layer(architecture, layer) for layer in range(3)]
-    for group in (embeddings(), *([each for each in layer if each.head in (None, 0, 5)] for layer in layers)):
+    for group in (
+        embeddings(architecture),
+        *([each for each in layer if each.head in (None, 0, 5)] for layer in layers),
+    ):
         measured = ours(worded_model, passages, group, kind)
         for component, scores_PZ, losses_P in zip(group, measured.scores_MPZ, measured.losses_MP, strict=True):
             expected_PZ, expected_P = reference.measure(component, kind)
