@@ -39,6 +39,7 @@ from qkatlas.jobs.worker.tables import (
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.outputs.schemas import head_scan as schemas
+from qkatlas.pipeline.circuit.collapse import collapse
 from qkatlas.pipeline.circuit.kin import unit_states
 from qkatlas.pipeline.circuit.labels import label
 from qkatlas.pipeline.circuit.projection import bilinear_factors, head_weights
@@ -98,7 +99,7 @@ class HeadScanJob(ModelJob[HeadScan]):
         self.drawn = DrawnPrompts.draw(
             model, words=spec.categories, count=spec.prompts, length=spec.length, seed=spec.seed
         )
-        self.prompts = HeadPrompts(model, self.heads, self.drawn, seed=spec.seed)
+        self.prompts = HeadPrompts(model, self.heads, self.drawn, states=spec.states, seed=spec.seed)
         self._states: TokenStates | None = None
         self._newest: _LayerStates | None = None
 
@@ -157,11 +158,13 @@ class HeadScanJob(ModelJob[HeadScan]):
                 return None
             norm = self.model.checkpoint.architecture.norm
             normalised_VD = normalise(states.values_VD, norm, threads=context.threads)
+            unit_VD = unit_states(states.values_VD, norm, threads=context.threads)
             return LayerInputs(
                 states_VD=states.values_VD,
                 kin_ids_VN=kin_ids_VN,
                 moment_DD=second_moment(normalised_VD, threads=context.threads),
                 made_from=states.made_from,
+                collapse=collapse(states.values_VD, unit_VD),
             )
 
         return Step(
@@ -230,9 +233,8 @@ class HeadScanJob(ModelJob[HeadScan]):
         }
 
     def _row(self, head: Head, columns: Mapping[str, Any]) -> dict[str, Any]:
-        fidelity = columns.get(f"fidelity_{self.spec.states}")
         name = label(columns, self.model.checkpoint.architecture.vocab_size)
-        return {"layer": head.layer, "head": head.index, **columns, "fidelity": fidelity, "label": name}
+        return {"layer": head.layer, "head": head.index, **columns, "label": name}
 
     def answer(self, run: Run) -> Printed:
         """The heads that suppress themselves most."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from qkatlas.outputs.runs.shard import Shard
 from qkatlas.pipeline.circuit.kin import kin_scores
 from qkatlas.pipeline.circuit.projection import HeadWeights, head_inputs
 from qkatlas.pipeline.circuit.spectrum import compare_with_null, head_spectrum
-from qkatlas.pipeline.circuit.summary import self_summary, spectrum_summary
+from qkatlas.pipeline.circuit.summary import hub_summary, self_summary, spectrum_summary
 from qkatlas.pipeline.models.forward import forget_models
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.models.rotary import Offsets
@@ -33,12 +34,14 @@ class LayerInputs:
         kin_ids_VN: everyone's kin, found from the same states.
         moment_DD: second moment of the normalised states.
         made_from: hash of the states.
+        collapse: how far they have become one.
     """
 
     states_VD: np.ndarray
     kin_ids_VN: np.ndarray
     moment_DD: np.ndarray
     made_from: str
+    collapse: Mapping[str, float]
 
     def identity(self) -> str:
         """Hash of the states, which kin and moment follow from."""
@@ -94,8 +97,9 @@ def scan_head(grant: Grant, shard: Shard, layer: LayerInputs, task: HeadTask) ->
     bootstrap = streams.TOKENS.sequence(task.seed, task.head.layer, task.head.index)
     tables = {"topk": topk_table(token_ids_V, scores), "self": self_table(token_ids_V, scores, kin_score_V)}
     of_self = self_summary(scores.self_rank_R, self_z_V, row_z(kin_score_V, scores), bootstrap)
+    of_hub = hub_summary(scores.key_ids_RK[:, 0])
     of_form, spectrum = _spectrum(layer, task)
-    return Produced(tables, {"head": {**of_self, **of_form}, "spectrum": spectrum})
+    return Produced(tables, {"head": {**of_self, **of_hub, **layer.collapse, **of_form}, "spectrum": spectrum})
 
 
 def _spectrum(layer: LayerInputs, task: HeadTask) -> tuple[dict[str, Any], dict[str, list[float]]]:

@@ -106,7 +106,7 @@ class ReproduceJob(ModelJob[Reproduce]):
             self.drawn = DrawnPrompts.draw(model, words=words, count=PROMPT_COUNT, length=length, seed=spec.seed)
         else:
             self.drawn = DrawnPrompts(Categories.fit(words, model.vocabulary), 0, None)
-        self._prompts = HeadPrompts(model, self._heads, self.drawn, seed=spec.seed)
+        self._prompts = HeadPrompts(model, self._heads, self.drawn, states="mlp", seed=spec.seed)
         self._notebook = self._notebook_prompts()
         self._inputs: work.FrequentTokens | None = None
 

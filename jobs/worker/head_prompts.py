@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +24,8 @@ from qkatlas.pipeline.circuit.states import TokenStates
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.models.weights import ModelWeights
 from qkatlas.pipeline.passes.behaviour import Sequences, block_length, draw_sequences
-from qkatlas.pipeline.passes.fidelity import correlation
-from qkatlas.pipeline.passes.prompt_measures import PromptStates, measure_prompts, measure_sequences
+from qkatlas.pipeline.passes.fidelity import correlation, row_figures
+from qkatlas.pipeline.passes.prompt_measures import OFFSET_ONLY, PromptStates, measure_prompts, measure_sequences
 from qkatlas.pipeline.passes.semantic import mean_and_std
 from qkatlas.pipeline.text.prompts import CategoryPrompts
 
@@ -62,10 +63,12 @@ class HeadPrompts:
         model: the model.
         heads: the heads that are scanned, by layer and place.
         drawn: the category prompts.
+        states: kind of the token states that the run takes its scores from.
         seed: of the behaviour sequences.
     """
 
-    def __init__(self, model: Model, heads: Sequence[Head], drawn: DrawnPrompts, *, seed: int) -> None:
+    def __init__(self, model: Model, heads: Sequence[Head], drawn: DrawnPrompts, *, states: str, seed: int) -> None:
+        self._own = states
         self._model = model
         self._heads = tuple(heads)
         self._layers = _layers(heads)
@@ -111,7 +114,7 @@ class HeadPrompts:
                 self._model.checkpoint, kind, token_ids=token_ids, attention_means_LD=means_LD, threads=threads
             )
             found[kind] = {layer: states.advance_to(layer) for layer in self._layers}
-        return PromptStates(token_ids, found)
+        return PromptStates(token_ids, found, self._own)
 
     def columns(self, run: Run) -> dict[Head, dict[str, float | None]]:
         """The columns of every head that come from prompts; None where the model or its words allow none."""
@@ -124,17 +127,33 @@ class HeadPrompts:
             for head, scores_P in zip(self._heads, scores_PN.T, strict=True):
                 mean, std = mean_and_std(scores_P)
                 found[head] |= {"semantic_category_score_mean": mean, "semantic_category_score_std": std}
-            for kind in STATES:
-                sums = [
-                    np.array(receipt.summary["fidelity"][kind]) for receipt in mine if "fidelity" in receipt.summary
-                ]
-                for head, value in zip(self._heads, correlation(np.sum(sums, axis=0)), strict=True):
-                    found[head][f"fidelity_{kind}"] = None if np.isnan(value) else float(value)
+            for name, values in self._fidelity([receipt.summary for receipt in mine]):
+                for head, value in zip(self._heads, values, strict=True):
+                    found[head][name] = None if np.isnan(value) else float(value)
         means = {name: mean for receipt in mine for name, mean in receipt.summary.get("behaviour", {}).items()}
         for head in self._heads:
             for name, mean_LN in means.items():
                 found[head][name] = mean_LN[self._layers.index(head.layer)][head.index]
         return found
+
+    def _fidelity(self, summaries: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, np.ndarray]]:
+        """Names of columns on how well states predict real scores, each with a value a head."""
+
+        def total(name: str, kind: str) -> np.ndarray:
+            sums: np.ndarray = np.sum([of[name][kind] for of in summaries if name in of], axis=0)
+            return sums
+
+        for kind in STATES:
+            yield f"fidelity_{kind}", correlation(total("fidelity", kind))
+        yield "fidelity", correlation(total("fidelity", self._own))
+        for kind in STATES:
+            yield f"row_fidelity_{kind}", row_figures(total("rows", kind))["correlation"]
+        own, offset_only = (row_figures(total("rows", kind)) for kind in (self._own, OFFSET_ONLY))
+        yield "row_fidelity", own["correlation"]
+        yield "fidelity_offset_only", offset_only["correlation"]
+        yield "attention_distance", own["distance"]
+        yield "attention_distance_offset_only", offset_only["distance"]
+        yield "attention_distance_uniform", own["uniform_distance"]
 
 
 def run_prompts(grant: Grant, shard: Shard, inputs: PromptInputs, passages: Passages) -> Produced:
@@ -150,18 +169,18 @@ def run_prompts(grant: Grant, shard: Shard, inputs: PromptInputs, passages: Pass
         return _run_sequences(grant, inputs, passages)
     heads = inputs.heads
     assert inputs.states is not None, "prompts come with the states of their tokens"
-    scores_PC, sums = measure_prompts(
-        inputs.weights, passages, inputs.states, heads, threads=grant.cpus, device=grant.device
-    )
+    found = measure_prompts(inputs.weights, passages, inputs.states, heads, threads=grant.cpus, device=grant.device)
     numbers = np.arange(shard.rows.start, shard.rows.stop, dtype=np.int32)
     columns = [
         pa.array(np.repeat(numbers, len(heads))),
         pa.array(np.tile(np.array([head.layer for head in heads], np.int32), len(numbers))),
         pa.array(np.tile(np.array([head.index for head in heads], np.int32), len(numbers))),
-        pa.array(scores_PC.reshape(-1)),
+        pa.array(found.scores_PC.reshape(-1)),
     ]
     table = pa.Table.from_arrays(columns, schema=schemas_heads.PROMPT_SCORES)
-    return Produced({"prompt_scores": table}, {"fidelity": {kind: sums_C6.tolist() for kind, sums_C6 in sums.items()}})
+    sums = {"fidelity": found.sums, "rows": found.rows}
+    summary = {name: {kind: of_C6.tolist() for kind, of_C6 in by_kind.items()} for name, by_kind in sums.items()}
+    return Produced({"prompt_scores": table}, summary)
 
 
 def _run_sequences(grant: Grant, inputs: PromptInputs, sequences: Sequences) -> Produced:

@@ -12,7 +12,10 @@ from typing import Any
 
 from qkatlas.pipeline.circuit.kin import KIN
 
-NONE = "none"
+NONE, UNRELIABLE = "none", "unreliable"
+
+ROW_FIDELITY = 0.5
+"""Correlation within rows of scores from token states with real ones, below which states tell nothing of a head."""
 
 BEHAVIOUR_SHARE = 0.3
 """Mean attention from which a head is named after a behaviour on repeats or the token before. A head that finds every
@@ -35,22 +38,24 @@ A random head has 0.5; a head that just prefers its kin has the token itself amo
 def label(row: Mapping[str, Any], vocab_size: int) -> str:
     """Name a head.
 
-    The first rule that holds gives the name; those with kin need a vocabulary of 160 tokens or more:
+    The first rule that holds gives the name. Those marked * rest on token states, and are passed over where
+    row_fidelity < 0.5; those with kin need a vocabulary of 160 tokens or more:
 
-    - `self-suppressing semantic`: kin_z_mean >= 0.5, the suppression index's interval above 0, and self_rank_mean at
-      least 0.2 of the vocabulary;
+    - `self-suppressing semantic` *: kin_z_mean >= 0.5, the suppression index's interval above 0, that of self_z below
+      0, and self_rank_mean at least 0.2 of the vocabulary;
     - `previous-token`, `duplicate-token`, `induction`: their score (for induction also the one after 4 tokens) >= 0.3,
       the highest of these first;
-    - `semantic`: kin_z_mean >= 0.5;
-    - `anti-self`: self_z_mean <= -0.75;
-    - `BOS sink`: bos_share >= 0.8.
+    - `semantic` *: kin_z_mean >= 0.5;
+    - `anti-self` *: self_z_mean <= -0.75;
+    - `BOS sink`: bos_share >= 0.8;
+    - `unreliable`: row_fidelity < 0.5.
 
     Args:
         row: columns of `heads.parquet`; a column that is None or absent names nothing.
         vocab_size: V.
 
     Returns:
-        The name, or `none`.
+        The name, `unreliable`, or `none`.
     """
 
     def at_least(name: str, threshold: float) -> bool:
@@ -58,8 +63,11 @@ def label(row: Mapping[str, Any], vocab_size: int) -> str:
         return value is not None and value >= threshold
 
     # Where a tenth of the vocabulary are kin, they are no look-alikes.
-    prefers_kin = at_least("kin_z_mean", KIN_Z) and vocab_size >= 10 * KIN
-    suppresses = at_least("self_rank_mean", SELF_RANK_SHARE * vocab_size)
+    reliable = row.get("row_fidelity") is None or at_least("row_fidelity", ROW_FIDELITY)
+    prefers_kin = reliable and at_least("kin_z_mean", KIN_Z) and vocab_size >= 10 * KIN
+    self_z, self_z_high = row.get("self_z_mean"), row.get("self_z_high")
+    below = self_z_high is not None and self_z_high < 0
+    suppresses = below and at_least("self_rank_mean", SELF_RANK_SHARE * vocab_size)
     if prefers_kin and suppresses and (row.get("suppression_index_low") or 0.0) > 0:
         return "self-suppressing semantic"
     behaviours = {
@@ -75,6 +83,8 @@ def label(row: Mapping[str, Any], vocab_size: int) -> str:
         return max(known, key=lambda name: known[name])
     if prefers_kin:
         return "semantic"
-    if row.get("self_z_mean") is not None and row["self_z_mean"] <= -SELF_Z:
+    if reliable and self_z is not None and self_z <= -SELF_Z:
         return "anti-self"
-    return "BOS sink" if at_least("bos_share", BOS_SHARE) else NONE
+    if at_least("bos_share", BOS_SHARE):
+        return "BOS sink"
+    return NONE if reliable else UNRELIABLE

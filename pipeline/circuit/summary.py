@@ -13,6 +13,9 @@ from qkatlas.pipeline.circuit.spectrum import Spectrum, SpectrumNull
 BOOTSTRAP_DRAWS = 1000
 """Resamples of the tokens behind an interval."""
 
+_NORMAL_95 = 1.959964
+"""Standard deviations on either side of a mean that hold 95% of a normal law."""
+
 Float64Array = npt.NDArray[np.float64]
 
 
@@ -36,13 +39,35 @@ def self_summary(
     low, high = mean_interval(index_V, seed)
     return {
         **rank_summary(self_rank_V, tops=(1, 10, 1024)),
-        "self_z_mean": mean(self_z_V),
+        **_self_z(self_z_V),
         "kin_z_mean": mean(kin_z_V),
         "suppression_index_mean": mean(index_V),
         "suppression_index_low": low,
         "suppression_index_high": high,
         "suppression_index_positive_share": mean((index_V > 0).astype(np.float64)),
     }
+
+
+def _self_z(self_z_V: Float64Array) -> dict[str, float | None]:
+    """Mean of self z and its 95% interval over tokens, by the normal law of so long a mean."""
+    own, spread = mean(self_z_V), std(self_z_V)
+    if own is None or spread is None:
+        return {"self_z_mean": None, "self_z_low": None, "self_z_high": None}
+    reach = _NORMAL_95 * spread / float(np.sqrt((~np.isnan(self_z_V)).sum()))
+    return {"self_z_mean": own, "self_z_low": own - reach, "self_z_high": own + reach}
+
+
+def hub_summary(best_id_V: npt.NDArray[np.int32]) -> dict[str, Any]:
+    """How far one key is the best of many rows, as sinks are.
+
+    Args:
+        best_id_V: int32 [V], the best key of each row, which may be the token itself.
+
+    Returns:
+        `hub_id`, the key that is the best of most rows, the lowest of equals, and `hub_share`, the share of these rows.
+    """
+    counts = np.bincount(best_id_V)
+    return {"hub_id": int(counts.argmax()), "hub_share": float(counts.max() / len(best_id_V))}
 
 
 def rank_summary(self_rank_V: npt.NDArray[np.int32], *, tops: Sequence[int]) -> dict[str, float]:

@@ -19,6 +19,10 @@ from qkatlas.pipeline.models.weights import Weights
 SUMS = ("n", "x", "y", "xx", "yy", "xy")
 """What a correlation of x (predicted) and y (real) is made of; they add up over prompts."""
 
+ROW_SUMS = ("xx", "yy", "xy", "distance", "uniform_distance", "rows")
+"""The same within rows: of each row's keys but BOS, x and y less their means; and how far the attention that x gives to
+these keys, and uniform attention, are from the real one, in total variation."""
+
 Float64Array = npt.NDArray[np.float64]
 
 
@@ -79,20 +83,75 @@ class LayerProjection:
         return scores_PNTT if self.cap is None else self.cap * torch.tanh(scores_PNTT / self.cap)
 
 
-def correlation_sums(predicted_PNTT: torch.Tensor, real_PNTT: torch.Tensor) -> Float64Array:
-    """Sums over the causal positions of some prompts.
+def correlation_sums(predicted_PNTT: torch.Tensor, real_PNTT: torch.Tensor, window: int | None = None) -> Float64Array:
+    """Sums over the positions of some prompts that are read.
 
     Args:
         predicted_PNTT: scores from token states.
         real_PNTT: the model's pre-softmax scores; entries after the query are not read.
+        window: positions that a query reads; None = all before it.
 
     Returns:
         float64 [N, 6], in order of SUMS.
     """
     query, key = torch.tril_indices(*real_PNTT.shape[2:])
+    if window is not None:
+        near = query - key < window
+        query, key = query[near], key[near]
     x, y = (scores_PNTT[:, :, query, key].double() for scores_PNTT in (predicted_PNTT, real_PNTT))
     sums = [torch.ones_like(x), x, y, x * x, y * y, x * y]
     return torch.stack([values.sum(dim=(0, 2)) for values in sums], dim=1).numpy()
+
+
+def row_sums(predicted_PNTT: torch.Tensor, real_PNTT: torch.Tensor, window: int | None = None) -> Float64Array:
+    """Sums within the rows of some prompts, BOS left out as a key, for what rests on it tells nothing of tokens.
+
+    Args:
+        predicted_PNTT: scores from token states.
+        real_PNTT: the model's pre-softmax scores; entries after the query are not read.
+        window: positions that a query reads; None = all before it.
+
+    Returns:
+        float64 [N, 6], in order of ROW_SUMS, over the queries with two such keys or more.
+    """
+    position_T = torch.arange(real_PNTT.shape[2])
+    between_TT = position_T[:, None] - position_T
+    read_TT = (between_TT >= 0) & (between_TT < (window or len(position_T))) & (position_T > 0)
+    rows = read_TT.sum(dim=1) >= 2
+    read_RT = read_TT[rows]
+    count_R1 = read_RT.sum(dim=1, keepdim=True)
+
+    def centred(scores_PNRT: torch.Tensor) -> torch.Tensor:
+        kept = scores_PNRT.masked_fill(~read_RT, 0.0)
+        return (kept - kept.sum(dim=3, keepdim=True) / count_R1).masked_fill(~read_RT, 0.0)
+
+    x, y = (scores_PNTT[:, :, rows].double() for scores_PNTT in (predicted_PNTT, real_PNTT))
+    real, guess = (scores.masked_fill(~read_RT, -torch.inf).softmax(dim=3) for scores in (y, x))
+    uniform_RT = read_RT.double() / count_R1
+    x, y = centred(x), centred(y)
+    sums = [x * x, y * y, x * y, (guess - real).abs() / 2, (uniform_RT - real).abs() / 2]
+    summed = [values.sum(dim=(0, 2, 3)) for values in sums]
+    return torch.stack([*summed, torch.full_like(summed[0], float(len(x) * rows.sum()))], dim=1).numpy()
+
+
+def row_figures(sums_N6: Float64Array) -> dict[str, Float64Array]:
+    """Figures from sums within rows over all prompts.
+
+    Args:
+        sums_N6: float64 [N, 6], in order of ROW_SUMS.
+
+    Returns:
+        `correlation` within rows, and the mean total variation `distance` and `uniform_distance` of a row; float64 [N]
+        each, NaN where nothing varies or there are no rows.
+    """
+    xx, yy, xy, distance, uniform, rows = sums_N6.T
+    varies = (xx > 1e-12) & (yy > 1e-12)
+    some = np.where(rows > 0, rows, np.nan)
+    return {
+        "correlation": np.where(varies, xy / np.sqrt(np.where(varies, xx * yy, 1.0)), np.nan),
+        "distance": distance / some,
+        "uniform_distance": uniform / some,
+    }
 
 
 def correlation(sums_NM: Float64Array) -> Float64Array:

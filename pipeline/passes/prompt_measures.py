@@ -16,11 +16,14 @@ from qkatlas.pipeline.models.forward import Forward, for_batches, prompt_batches
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.models.weights import ModelWeights
 from qkatlas.pipeline.passes.behaviour import Sequences, behaviour_sums
-from qkatlas.pipeline.passes.fidelity import LayerProjection, correlation_sums, rows_of
+from qkatlas.pipeline.passes.fidelity import LayerProjection, correlation_sums, row_sums, rows_of
 from qkatlas.pipeline.passes.semantic import masked_attention, semantic_category_scores
 from qkatlas.pipeline.text.prompts import CategoryPrompts
 
 Float64Array = npt.NDArray[np.float64]
+
+OFFSET_ONLY = "offset_only"
+"""Stands for one state in place of all tokens', among kinds of states."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,35 @@ class PromptStates:
     Attributes:
         token_ids: the tokens, ascending.
         states: kind of states -> layer -> float32 [U, D].
+        own: the kind that the run takes its scores from.
     """
 
     token_ids: Sequence[int]
     states: Mapping[str, Mapping[int, np.ndarray]]
+    own: str
+
+    def kinds(self) -> Mapping[str, Mapping[int, np.ndarray]]:
+        """The states, and the mean of the run's own in place of every token's: what positions alone predict."""
+        means = {
+            layer: np.repeat(states_UD.mean(axis=0, dtype=np.float64)[None], len(states_UD), axis=0)
+            for layer, states_UD in self.states[self.own].items()
+        }
+        return {**self.states, OFFSET_ONLY: {layer: mean_UD.astype(np.float32) for layer, mean_UD in means.items()}}
+
+
+@dataclass(frozen=True)
+class PromptMeasures:
+    """What some prompts show of C heads.
+
+    Attributes:
+        scores_PC: float64 [P, C], the Semantic Category Scores.
+        sums: kind of states -> float64 [C, 6], `qkatlas.pipeline.passes.fidelity.SUMS`.
+        rows: kind of states, OFFSET_ONLY among them -> float64 [C, 6], `ROW_SUMS` of the same.
+    """
+
+    scores_PC: Float64Array
+    sums: Mapping[str, Float64Array]
+    rows: Mapping[str, Float64Array]
 
 
 def measure_prompts(
@@ -44,7 +72,7 @@ def measure_prompts(
     *,
     threads: int,
     device: str = "cpu",
-) -> tuple[Float64Array, dict[str, Float64Array]]:
+) -> PromptMeasures:
     """Run category prompts through the model and measure some of its heads.
 
     Args:
@@ -56,8 +84,7 @@ def measure_prompts(
         device: `cpu` or `cuda`.
 
     Returns:
-        float64 [P, C], the Semantic Category Scores; and for each kind of states float64 [C, 6], the sums that their
-        fidelity is made of (`qkatlas.pipeline.passes.fidelity.SUMS`).
+        What they show.
 
     Raises:
         ValueError: if a predicted score would leave the range of float32.
@@ -65,33 +92,42 @@ def measure_prompts(
     layers = sorted({head.layer for head in heads})
     projections = {
         (kind, layer): LayerProjection.of(weights, layer, by_layer[layer], threads=threads)
-        for kind, by_layer in states.states.items()
+        for kind, by_layer in states.kinds().items()
         for layer in layers
     }
+    OfLayers = dict[tuple[str, int], np.ndarray]
 
-    def work(model: Forward, batch: slice) -> tuple[dict[int, np.ndarray], dict[tuple[str, int], np.ndarray]]:
+    def work(model: Forward, batch: slice) -> tuple[dict[int, np.ndarray], OfLayers, OfLayers]:
         here = prompts[batch]
         rows_PT = rows_of(states.token_ids, here.tokens_PT)
         semantic: dict[int, np.ndarray] = {}
-        fidelity: dict[tuple[str, int], np.ndarray] = {}
+        fidelity: OfLayers = {}
+        within: OfLayers = {}
 
         def visit(layer: int, scores_PNTT: torch.Tensor) -> None:
             semantic[layer] = semantic_category_scores(scores_PNTT, here).cpu().numpy()
-            for kind in states.states:
-                fidelity[kind, layer] = correlation_sums(projections[kind, layer].scores(rows_PT), scores_PNTT.cpu())
+            real_PNTT, window = scores_PNTT.cpu(), weights.architecture.window_of(layer)
+            for kind in (*states.states, OFFSET_ONLY):
+                predicted_PNTT = projections[kind, layer].scores(rows_PT)
+                fidelity[kind, layer] = correlation_sums(predicted_PNTT, real_PNTT, window)
+                within[kind, layer] = row_sums(predicted_PNTT, real_PNTT, window)
 
         model.attention_scores(here.tokens_PT, layers, visit)
-        return semantic, fidelity
+        return semantic, fidelity, within
 
     done = for_batches(weights, prompt_batches(len(prompts.tokens_PT)), work, threads=threads, device=device)
     scores_PC = np.concatenate(
-        [np.stack([semantic[head.layer][:, head.index] for head in heads], axis=1) for semantic, _ in done]
+        [np.stack([semantic[head.layer][:, head.index] for head in heads], axis=1) for semantic, _, _ in done]
     )
-    sums = {
-        kind: np.stack([np.sum([of[kind, head.layer][head.index] for _, of in done], axis=0) for head in heads])
-        for kind in states.states
-    }
-    return scores_PC, sums
+
+    def total(of_batches: Sequence[OfLayers], kind: str) -> Float64Array:
+        return np.stack([np.sum([of[kind, head.layer][head.index] for of in of_batches], axis=0) for head in heads])
+
+    return PromptMeasures(
+        scores_PC,
+        {kind: total([fidelity for _, fidelity, _ in done], kind) for kind in states.states},
+        {kind: total([within for *_, within in done], kind) for kind in (*states.states, OFFSET_ONLY)},
+    )
 
 
 def measure_masked_attention(

@@ -69,6 +69,9 @@ PARTNERS = Stream("PARTNERS", 5)
 PASSAGES = Stream("PASSAGES", 6)
 """Paired resamples of passages behind the intervals of an ablation: seed."""
 
+STATE_PAIRS = Stream("STATE_PAIRS", 7)
+"""Pairs of tokens whose states are compared: size of the vocabulary."""
+
 NULL_HEADS = Stream("NULL_HEADS")
 """Random heads that a spectrum is compared with: seed, layer, head."""
 
@@ -88,7 +91,7 @@ KEY_ORDER = Stream("KEY_ORDER")
 """The order in which the CPU engine visits keys: 0; no result depends on it."""
 
 STREAMS = (
-    TOKENS, CATEGORY_PROMPTS, REFERENCE_PROMPTS, BEHAVIOUR, PARTNERS, PASSAGES,
+    TOKENS, CATEGORY_PROMPTS, REFERENCE_PROMPTS, BEHAVIOUR, PARTNERS, PASSAGES, STATE_PAIRS,
     NULL_HEADS, CONTROLS, SPEARMAN_ROWS, RESTARTS, PLANTED, KEY_ORDER,
 )  # fmt: skip
 """All of them."""

@@ -13,7 +13,7 @@ PLAIN = {
     "previous_token_score": 0.02, "duplicate_token_score": 0.02, "induction_score": 0.02,
     "prefix_induction_score_4": 0.02,
 }  # fmt: skip
-KIN = {"kin_z_mean": 2.0, "suppression_index_low": 0.5}
+KIN = {"kin_z_mean": 2.0, "suppression_index_low": 0.5, "self_z_mean": -0.2, "self_z_high": -0.1}
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,14 @@ KIN = {"kin_z_mean": 2.0, "suppression_index_low": 0.5}
         (KIN, "self-suppressing semantic"),
         ({**KIN, "self_rank_mean": 30.0}, "semantic"),
         ({**KIN, "suppression_index_low": -0.1}, "semantic"),
+        ({**KIN, "self_z_high": 0.1}, "semantic"),
+        ({**KIN, "self_z_high": None}, "semantic"),
+        ({**KIN, "row_fidelity": 0.51}, "self-suppressing semantic"),
+        ({**KIN, "row_fidelity": 0.49}, "unreliable"),
+        ({"row_fidelity": 0.49}, "unreliable"),
+        ({"row_fidelity": 0.49, "self_z_mean": -2.0}, "unreliable"),
+        ({"row_fidelity": -0.2, "induction_score": 0.6}, "induction"),
+        ({"row_fidelity": -0.2, "bos_share": 0.95}, "BOS sink"),
         ({**KIN, "bos_share": 0.99}, "self-suppressing semantic"),
         ({**KIN, "self_rank_mean": 1.0, "duplicate_token_score": 0.5}, "duplicate-token"),
         ({"self_z_mean": -2.0}, "anti-self"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from qkatlas.pipeline.circuit.summary import mean, mean_interval, rank_summary, self_summary, std
+from qkatlas.pipeline.circuit.summary import hub_summary, mean, mean_interval, rank_summary, self_summary, std
 
 
 def test_columns_are_means_medians_and_shares() -> None:
@@ -62,3 +62,18 @@ def test_mean_and_deviation_leave_out_what_is_undefined() -> None:
     assert std(values) == np.nanstd(values)
     assert mean(values[1:2]) is None
     assert std(values[1:2]) is None
+
+
+def test_a_hub_is_the_best_key_of_most_rows() -> None:
+    assert hub_summary(np.array([7, 2, 2, 9, 7, 2], np.int32)) == {"hub_id": 2, "hub_share": 0.5}
+    assert hub_summary(np.array([9, 3], np.int32)) == {"hub_id": 3, "hub_share": 0.5}
+
+
+def test_the_interval_of_self_z_holds_the_mean_of_the_law_it_is_drawn_from() -> None:
+    held = 0
+    for seed in range(200):
+        self_z_V = np.random.default_rng(seed).exponential(2.0, 400)
+        row = self_summary(np.ones(400, np.int32), self_z_V, self_z_V, np.random.SeedSequence(0))
+        held += row["self_z_low"] < 2.0 < row["self_z_high"]
+        assert row["self_z_high"] - row["self_z_mean"] == pytest.approx(1.959964 * self_z_V.std() / 20)
+    assert 180 <= held <= 199
