@@ -14,10 +14,11 @@ from rich.table import Table as Printed
 from qkatlas.cluster.executor import Grant
 from qkatlas.jobs.full_vocab.answer import top_attended
 from qkatlas.jobs.full_vocab.spec import FullVocab
+from qkatlas.jobs.inputs.form import require_scores
 from qkatlas.jobs.inputs.model import Model
-from qkatlas.jobs.inputs.offset import fitted_offset
+from qkatlas.jobs.inputs.offset import fitted_offset, with_offset
 from qkatlas.jobs.inputs.opening import EVERY_FAMILY, ModelJob
-from qkatlas.jobs.inputs.settings import require_top_k_fits, require_uncapped, with_offset
+from qkatlas.jobs.inputs.settings import require_top_k_fits
 from qkatlas.jobs.loop.step import AnyStep, Context, Produced, Step
 from qkatlas.jobs.worker.prepared import Rows, prepared_keys
 from qkatlas.jobs.worker.ranges import row_shards, row_shards_between
@@ -52,8 +53,8 @@ class FullVocabJob(ModelJob[FullVocab]):
         self._head = Head.parse(spec.head)
         self._head.require_inside(shape.n_layers, shape.n_heads)
         require_top_k_fits(spec.top_k, shape.vocab_size)
-        self._offset = fitted_offset(spec.offset, shape)
-        require_uncapped(shape, spec.scores)
+        self._offset = fitted_offset(spec.offset, shape, [self._head.layer])
+        require_scores(shape, spec.scores)
         self._shards = row_shards(self._head, shape.vocab_size, spec.shards)
         self._inputs: HeadInputs | None = None
 

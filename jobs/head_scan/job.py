@@ -15,12 +15,13 @@ from qkatlas.jobs.head_scan.answer import most_suppressing
 from qkatlas.jobs.head_scan.shards import HEADS, by_layer, head_shards, layer_kin_shards
 from qkatlas.jobs.head_scan.spec import HeadScan
 from qkatlas.jobs.head_scan.work import HeadTask, LayerInputs, find_layer_kin, scan_head
+from qkatlas.jobs.inputs.form import require_scores
 from qkatlas.jobs.inputs.heads import heads_within
 from qkatlas.jobs.inputs.model import Model
-from qkatlas.jobs.inputs.offset import fitted_offset
+from qkatlas.jobs.inputs.offset import fitted_offset, with_offset
 from qkatlas.jobs.inputs.opening import EVERY_FAMILY, ModelJob
 from qkatlas.jobs.inputs.prompts import DrawnPrompts
-from qkatlas.jobs.inputs.settings import require_top_k_fits, require_uncapped, with_offset
+from qkatlas.jobs.inputs.settings import require_top_k_fits
 from qkatlas.jobs.loop.step import AnyStep, Context, Step, nothing_more
 from qkatlas.jobs.loop.table import Table
 from qkatlas.jobs.worker.head_prompts import HeadPrompts
@@ -93,8 +94,8 @@ class HeadScanJob(ModelJob[HeadScan]):
         shape = model.checkpoint.architecture
         self.heads = heads_within(spec.layers, spec.heads, n_layers=shape.n_layers, n_heads=shape.n_heads)
         require_top_k_fits(spec.top_k, shape.vocab_size)
-        self._offset = fitted_offset(spec.offset, shape)
-        require_uncapped(shape, spec.scores)
+        self._offset = fitted_offset(spec.offset, shape, [head.layer for head in self.heads])
+        require_scores(shape, spec.scores)
         self._has_form = not shape.head_norms  # q/k norms leave scores without a bilinear form
         self.drawn = DrawnPrompts.draw(
             model, words=spec.categories, count=spec.prompts, length=spec.length, seed=spec.seed

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 from rich.table import Table as Printed
 
+from qkatlas.jobs.inputs.form import require_scores
 from qkatlas.jobs.inputs.model import Model
-from qkatlas.jobs.inputs.offset import fitted_offset
+from qkatlas.jobs.inputs.offset import fitted_offset, with_offset
 from qkatlas.jobs.inputs.opening import EVERY_FAMILY, ModelJob
-from qkatlas.jobs.inputs.settings import require_uncapped, with_offset
 from qkatlas.jobs.loop.step import AnyStep, Context, Step
 from qkatlas.jobs.loop.table import Table
 from qkatlas.jobs.similarity.answer import similarity_curve
@@ -60,8 +60,8 @@ class SimilarityJob(ModelJob[Similarity]):
         shape = model.checkpoint.architecture
         self._head = Head.parse(spec.head)
         self._head.require_inside(shape.n_layers, shape.n_heads)
-        self._offset = fitted_offset(spec.offset, shape)
-        require_uncapped(shape, spec.scores)
+        self._offset = fitted_offset(spec.offset, shape, [self._head.layer])
+        require_scores(shape, spec.scores)
         self._listed = spec.listed()
         self._tokens = spec.tokens
         if self._listed is not None:

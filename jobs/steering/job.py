@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 from rich.console import RenderableType
 
+from qkatlas.jobs.inputs.form import require_scores
 from qkatlas.jobs.inputs.model import Model
-from qkatlas.jobs.inputs.offset import fitted_offset
+from qkatlas.jobs.inputs.offset import fitted_offset, with_offset
 from qkatlas.jobs.inputs.opening import EVERY_FAMILY, ModelJob
-from qkatlas.jobs.inputs.settings import require_uncapped, with_offset
 from qkatlas.jobs.loop.step import AnyStep, Context, Step, nothing_more
 from qkatlas.jobs.steering.answer import dose_response
 from qkatlas.jobs.steering.prompts import draw_prompts, in_model_table, prompt_shards
@@ -39,9 +39,10 @@ from qkatlas.outputs.runs.reader import list_matrix, read_parts
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.pipeline.circuit import steering_measures as measures
+from qkatlas.pipeline.circuit.forms import require_bilinear
 from qkatlas.pipeline.circuit.kin import unit_states
 from qkatlas.pipeline.circuit.point import Point
-from qkatlas.pipeline.circuit.projection import HeadWeights, head_inputs, head_weights, require_bilinear, turned
+from qkatlas.pipeline.circuit.projection import HeadWeights, head_inputs, head_weights, turned
 from qkatlas.pipeline.circuit.spectrum import second_moment
 from qkatlas.pipeline.circuit.states import normalise
 from qkatlas.pipeline.circuit.steering import SteerableHead, Steered
@@ -75,8 +76,8 @@ class SteeringJob(ModelJob[Steering]):
         self._points = self.spec.points()
         shape = model.checkpoint.architecture
         vocab_size = shape.vocab_size
-        self._offset = fitted_offset(spec.offset, shape)
-        require_uncapped(shape, spec.scores)
+        self._offset = fitted_offset(spec.offset, shape, [self._head.layer])
+        require_scores(shape, spec.scores)
         require_bilinear(shape)
         if spec.in_model and shape.rotary is not None:
             raise ValueError(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Float64
 
+from qkatlas.pipeline.circuit.forms import NO_FORM, require_bilinear
 from qkatlas.pipeline.circuit.kinds import SCORES
 from qkatlas.pipeline.models.architecture import Architecture, Norm
 from qkatlas.pipeline.models.blocks import for_blocks
@@ -21,11 +22,6 @@ from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.models.layers import standardised
 from qkatlas.pipeline.models.rotary import Offsets, Rotary
 from qkatlas.pipeline.models.weights import Weights
-
-_NO_FORM = (
-    "the model normalises each head's queries and keys (q_norm, k_norm), so that its scores have no bilinear form; use "
-    "--scores attention, and jobs that need no form"
-)
 
 
 @dataclass(frozen=True)
@@ -259,7 +255,7 @@ def turned(weights: HeadWeights, offset: Offsets | None) -> HeadWeights:
     """
     _require_offset(weights, offset)
     if weights.query_gain_H is not None:
-        raise ValueError(_NO_FORM)
+        raise ValueError(NO_FORM)
     if weights.rotary is None or offset is None:
         return weights
     halves = [np.split(values, 2, axis=-1) for values in (weights.w_qk_D2H, weights.b_qk_2H)]
@@ -294,16 +290,6 @@ def _require_offset(weights: HeadWeights, offset: Offsets | None) -> None:
             f"offset {offset} is a mean, and the head caps its scores, whose mean is no score of a mean query; "
             "give one offset"
         )
-
-
-def require_bilinear(architecture: Architecture) -> None:
-    """Check that a model's heads have a bilinear form.
-
-    Raises:
-        ValueError: if it normalises each head's queries and keys.
-    """
-    if architecture.head_norms:
-        raise ValueError(_NO_FORM)
 
 
 def _require_representable(queries_VH: np.ndarray, keys_VH: np.ndarray, scale: float) -> None:
