@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from qkatlas.cluster.executor import Grant
 from qkatlas.jobs.loop.step import Produced
 from qkatlas.jobs.worker.kin import UnitStates, find_kin
+from qkatlas.jobs.worker.prepared import prepared_keys
 from qkatlas.jobs.worker.tables import SPECTRUM, row_z, self_table, topk_table
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.pipeline.circuit.kin import kin_scores
@@ -21,7 +23,6 @@ from qkatlas.pipeline.models.forward import forget_models
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.models.rotary import Offsets
 from qkatlas.pipeline.scoring.engine import score_rows
-from qkatlas.pipeline.scoring.rows import PreparedKeys
 from qkatlas.pipeline.text import streams
 
 
@@ -87,7 +88,8 @@ def scan_head(grant: Grant, shard: Shard, layer: LayerInputs, task: HeadTask) ->
     forget_models()
     inputs = head_inputs(task.weights, layer.states_VD, offset=task.offset, threads=grant.cpus)
     token_ids_V = np.arange(len(inputs.keys_VH), dtype=np.int32)
-    keys = PreparedKeys(inputs.keys_VH, device=grant.device)
+    # Query heads that read the same key head follow each other, and need its keys prepared once.
+    keys = prepared_keys(hashlib.sha256(inputs.keys_VH.data).hexdigest(), inputs.keys_VH, grant.device)
     scores = score_rows(
         inputs.queries_VH, keys, row_ids_R=token_ids_V, k=task.top_k, scale=inputs.scale, threads=grant.cpus
     )

@@ -62,24 +62,25 @@ class Shape:
         return embeddings * self.d_model + self.n_layers * (self.attention_weights + self.mlp_weights)
 
     @classmethod
-    def read(cls, path: Path) -> Shape:
-        """The shape of a local checkpoint, from its config.json alone.
+    def read(cls, path: Path, name: str | None = None) -> Shape:
+        """The shape of a local checkpoint, from its config.json or the metadata of its GGUF file alone.
 
         Args:
-            path: a Hugging Face model directory.
+            path: a Hugging Face model directory, or a GGUF file.
+            name: what it is called; None = by its path.
 
         Raises:
             ValueError: if there is no such configuration, or of an architecture whose shape is not known.
         """
-        from qkatlas.pipeline.models.config import Config
-        from qkatlas.pipeline.models.families import architecture_of
+        from qkatlas.pipeline.models.checkpoint import read_architecture
 
-        a = architecture_of(Config.read(path))
+        a = read_architecture(path)
         return cls(
-            name=str(path), n_layers=a.n_layers, n_heads=a.n_heads, d_model=a.d_model, d_head=a.d_head, d_mlp=a.d_mlp,
+            name=name or str(path), n_layers=a.n_layers, n_heads=a.n_heads, d_model=a.d_model, d_head=a.d_head,
+            d_mlp=a.d_mlp,
             vocab_size=a.vocab_size, n_ctx=a.n_ctx, positions=a.n_ctx if a.rotary is None else 0,
             mlp_products=3 if a.gated else 2, kv_heads=a.n_kv_heads if a.n_kv_heads < a.n_heads else None,
-            tied=a.tied, computed=a.family == "gpt2", source="config.json",
+            tied=a.tied, computed=True, source="config.json" if path.is_dir() else path.name,
         )  # fmt: skip
 
 
@@ -87,12 +88,12 @@ def find_shape(name: str) -> Shape:
     """The shape that `--model` names; no weights are read, made or downloaded.
 
     Args:
-        name: a preset, `planted[-small|-tiny]`, or a model directory.
+        name: a preset, `planted[-small|-tiny]`, `smollm2`, a model directory or a GGUF file.
 
     Raises:
         ValueError: if there is none.
     """
-    from qkatlas.jobs.inputs.resolve import PLANTED
+    from qkatlas.jobs.inputs.resolve import PLANTED, SMOLLM2, resolve
     from qkatlas.outputs.places.open import at_home
 
     if name in PRESETS:
@@ -106,11 +107,13 @@ def find_shape(name: str) -> Shape:
             d_head=planted.d_model // planted.n_head, d_mlp=4 * planted.d_model, vocab_size=planted.n_vocab,
             n_ctx=planted.n_ctx, positions=planted.n_ctx, computed=True, source="the planted design",
         )  # fmt: skip
+    if name == SMOLLM2:
+        return Shape.read(resolve(name, print), name)
     path = Path(at_home(name))
-    if not path.is_dir():
+    if not path.is_dir() and not (path.is_file() and path.suffix == ".gguf"):
         raise ValueError(
-            f"--model {name!r} is neither a directory nor a known shape; name one of "
-            f"{', '.join([*PLANTED, *PRESETS])}, or a directory with config.json"
+            f"--model {name!r} is no directory, no GGUF file and no known shape; name one of "
+            f"{', '.join([*PLANTED, SMOLLM2, *PRESETS])}, or a directory with config.json"
         )
     return Shape.read(path)
 

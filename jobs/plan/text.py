@@ -20,7 +20,7 @@ def plan_text(plan: Plan, machines: Machines) -> RenderableType:
         f"{shape.d_head}, {shape.d_model} wide ({shape.source})"
     ]
     if not shape.computed:
-        lines.append("This architecture is planned only: only GPT-2 checkpoints can be computed yet.")
+        lines.append("Planned only, from its sizes: give the checkpoint itself to learn whether it can be computed.")
     largest = max(plan.tables, key=lambda table: table.bytes(shape.vocab_size))
     lines.append(
         f"{len(plan.shards)} shards, {plan.files} files, {_bytes(plan.bytes)} on disk (the largest table: "

@@ -53,10 +53,7 @@ class Checkpoint:
         if file is not None:
             tensors = GgufFile.open(file)
             return cls.of(path, tensors.architecture, tensors)
-        if not path.is_dir():
-            raise ValueError(f"model directory {str(path)!r} does not exist; give a directory with config.json")
-        architecture = architecture_of(Config.read(path))
-        return cls.of(path, architecture, SafetensorsDirectory.open(path))
+        return cls.of(path, read_architecture(path), SafetensorsDirectory.open(path))
 
     @classmethod
     def of(cls, path: Path, architecture: Architecture, tensors: Tensors) -> Checkpoint:
@@ -146,6 +143,20 @@ class Checkpoint:
     def identity(self) -> dict[str, Any]:
         """What of the model changes results: its architecture and its weights' hash."""
         return {"architecture": self.architecture.identity(), "weights_sha256": self.tensors.identity()}
+
+
+def read_architecture(path: Path) -> Architecture:
+    """What a local model directory or GGUF file says of itself; no weights are read.
+
+    Raises:
+        ValueError: if a file is missing, unreadable, or the architecture is not supported.
+    """
+    file = _gguf_file(path)
+    if file is not None:
+        return GgufFile.open(file).architecture
+    if not path.is_dir():
+        raise ValueError(f"model directory {str(path)!r} does not exist; give a directory with config.json")
+    return architecture_of(Config.read(path))
 
 
 def _gguf_file(path: Path) -> Path | None:

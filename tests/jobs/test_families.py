@@ -14,6 +14,7 @@ from support.checkpoints import reference
 from support.families import make
 
 from qkatlas.jobs.main import run as submit
+from qkatlas.jobs.worker import prepared as prepared_module
 from qkatlas.outputs.runs.reader import read_whole
 from qkatlas.outputs.runs.run import Run
 
@@ -126,6 +127,21 @@ def test_a_head_scan_equals_numpy(worded: Callable[[str], Path], runs: Submit) -
     best, counts = np.unique(expected.scores_VV.argmax(1), return_counts=True)
     assert row["hub_share"] == pytest.approx(counts.max() / V, abs=0.002)
     assert row["hub_id"] == best[counts.argmax()]
+
+
+def test_keys_are_prepared_once_for_the_heads_that_share_them(
+    worded: Callable[[str], Path], runs: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[int] = []
+    real = prepared_module.PreparedKeys
+
+    def counted(keys_VH: np.ndarray, **more: Any) -> Any:
+        prepared.append(keys_VH.shape[1])
+        return real(keys_VH, **more)
+
+    monkeypatch.setattr(prepared_module, "PreparedKeys", counted)
+    runs("head-scan", "--model", str(worded("llama-groups-of-3")), "--layers", "1", "--prompts", "2", "--length", "8")
+    assert [width for width in prepared if width == H] == [H, H]  # the others are unit states, for kin
 
 
 def test_prompts_are_those_of_transformers(worded: Callable[[str], Path], runs: Submit) -> None:

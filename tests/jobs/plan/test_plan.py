@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from support.gguf_files import real_model
 
 from qkatlas.jobs.full_vocab.job import FullVocabJob
 from qkatlas.jobs.full_vocab.plan import plan_full_vocab
@@ -167,7 +168,7 @@ def test_the_products_of_a_head_are_two_for_each_score_and_dimension() -> None:
 def test_the_command_says_what_matters(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["plan", "head-scan", "--model", "llama-3-8b", "--gpus", "8", "--gpu", "l4"]) == 0
     printed = capsys.readouterr().out
-    for text in ("planned only", "2057 shards, 3081 files", "8 GPUs (l4)", "not measured", "does not fit"):
+    for text in ("Planned only", "2057 shards, 3081 files", "8 GPUs (l4)", "not measured", "does not fit"):
         assert text in printed
     assert run(["plan", "full-vocab", "--json", "--gpus", "2"]) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -213,7 +214,9 @@ def test_other_architectures_are_planned_from_their_configuration(tmp_path: Path
     }  # fmt: skip
     for config, preset in ((llama, "llama-3-8b"), (gemma, "gemma-2-9b")):
         (tmp_path / "config.json").write_text(json.dumps(config))
-        assert replace(find_shape(str(tmp_path)), name=preset, source="") == replace(PRESETS[preset], source="")
+        found = find_shape(str(tmp_path))
+        assert found.computed
+        assert replace(found, name=preset, source="", computed=False) == replace(PRESETS[preset], source="")
     (tmp_path / "config.json").write_text(json.dumps({**llama, "hidden_size": "wide"}))
     with pytest.raises(ValueError, match=r"hidden_size.*'wide'"):
         find_shape(str(tmp_path))
@@ -226,3 +229,21 @@ def test_a_directory_of_another_architecture_is_refused(tmp_path: Path, capsys: 
     (tmp_path / "config.json").write_text("[")
     assert run(["plan", "full-vocab", "--model", str(tmp_path)]) == 2
     assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.real
+def test_the_learned_model_is_planned_from_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its shards and files, exactly, and its bytes on disk to a tenth."""
+    file = real_model()
+    asked = ["--model", "smollm2", "--head", "L3H4"]
+    assert run(["plan", "full-vocab", *asked, "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    shape = find_shape(str(file))
+    assert (shape.n_layers, shape.n_heads, shape.kv_heads, shape.vocab_size) == (30, 9, 3, 49152)
+    assert run(["full-vocab", *asked, "--in-process", "--out", str(tmp_path), "--quiet"]) == 0
+    (folder,) = tmp_path.iterdir()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    parts = list(folder.rglob("*.parquet"))
+    assert planned["shards"] == len(manifest["shards"])
+    assert planned["files"] == len(parts) + 1  # the manifest
+    assert planned["bytes"] == pytest.approx(sum(part.stat().st_size for part in parts), rel=0.1)
