@@ -14,6 +14,7 @@ from rich.table import Table as Printed
 from qkatlas.cluster.executor import Grant
 from qkatlas.jobs.full_vocab.answer import top_attended
 from qkatlas.jobs.full_vocab.spec import FullVocab
+from qkatlas.jobs.inputs.chosen_states import ChosenStates
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.offset import fitted_offset
 from qkatlas.jobs.inputs.opening import ModelJob
@@ -37,7 +38,8 @@ class FullVocabJob(ModelJob[FullVocab]):
         model: the model.
 
     Raises:
-        ValueError: if the head is outside the model, or there are fewer tokens than keys or shards are asked for.
+        ValueError: if the head is outside the model, there are fewer tokens than keys or shards are asked for, or the
+            model cannot give these states.
     """
 
     name = "full-vocab"
@@ -53,6 +55,7 @@ class FullVocabJob(ModelJob[FullVocab]):
         self._head.require_inside(shape.n_layers, shape.n_heads)
         require_top_k_fits(spec.top_k, shape.vocab_size)
         self._offset = fitted_offset(spec.offset, shape)
+        self._states = ChosenStates.fitted(spec, model)
         if shape.score_cap is not None and spec.scores == "attention":
             raise ValueError(
                 "the model caps its attention scores, whose means and deviations over a row are not computed; choose "
@@ -64,8 +67,9 @@ class FullVocabJob(ModelJob[FullVocab]):
     def settings(self) -> dict[str, Any]:
         """The settings that change results; shards do not."""
         settings = asdict(self.spec)
-        del settings["shards"], settings["offset"]
-        return settings | ({"offset": str(self._offset)} if self._offset else {})
+        for name in ("shards", "offset", "prefix", "windows", "draws"):
+            del settings[name]
+        return settings | self._states.settings() | ({"offset": str(self._offset)} if self._offset else {})
 
     def steps(self) -> Sequence[AnyStep]:
         """One step: row ranges of nearly equal length that cover the vocabulary."""
@@ -102,7 +106,7 @@ class FullVocabJob(ModelJob[FullVocab]):
     def inputs(self, threads: int) -> HeadInputs:
         """Queries and keys of the head for every token, computed once."""
         if self._inputs is None:
-            states = self.model.token_states(self.spec.states, layer=self._head.layer, threads=threads)
+            states = self._states.begin(self.model, layer=self._head.layer, threads=threads)
             weights = head_weights(self.model.checkpoint, self._head, scores=self.spec.scores)
             self._inputs = head_inputs(
                 weights, states.advance_to(self._head.layer), offset=self._offset, threads=threads
