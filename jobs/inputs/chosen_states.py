@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -104,24 +105,30 @@ class ChosenStates:
             settings |= {"windows": len(self.windows_WT), "windows_sha256": text, "draws": self.draws}
         return settings
 
-    def begin(self, model: Model, *, layer: int, threads: int) -> TokenStates | ContextStates:
-        """The whole vocabulary's states in front of layer 0, ready to go on to a later layer.
+    def begin(
+        self, model: Model, *, layer: int, token_ids: Sequence[int] | None = None, threads: int
+    ) -> TokenStates | ContextStates:
+        """States in front of layer 0, ready to go on to a later layer.
 
         Args:
             model: the model.
             layer: the last layer they will be taken to.
+            token_ids: the tokens; None = the whole vocabulary, in its order.
             threads: threads to use; no state depends on it.
 
         Raises:
             ValueError: if the model cannot give this kind.
         """
-        if self.windows_WT is not None:
-            return ContextStates(
-                model.checkpoint, self.windows_WT, prefix=self.prefix, draws=self.draws, threads=threads
-            )
-        if self.kind == PREFIX:
-            return TokenStates(model.checkpoint, PREFIX, prefix=self.prefix, threads=threads)
-        return model.token_states(self.kind, layer=layer, threads=threads)
+        if self.windows_WT is None:
+            return model.token_states(self.kind, layer=layer, prefix=self.prefix, token_ids=token_ids, threads=threads)
+        return ContextStates(
+            model.checkpoint,
+            self.windows_WT,
+            prefix=self.prefix,
+            draws=self.draws,
+            token_ids=token_ids,
+            threads=threads,
+        )
 
 
 def prefix_tokens(text: str, model: Model) -> tuple[int, ...]:
