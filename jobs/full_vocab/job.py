@@ -14,6 +14,7 @@ from rich.table import Table as Printed
 from qkatlas.cluster.executor import Grant
 from qkatlas.jobs.full_vocab.answer import top_attended
 from qkatlas.jobs.full_vocab.spec import FullVocab
+from qkatlas.jobs.inputs.chosen_states import ChosenStates
 from qkatlas.jobs.inputs.form import require_scores
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.offset import fitted_offset, with_offset
@@ -38,7 +39,8 @@ class FullVocabJob(ModelJob[FullVocab]):
         model: the model.
 
     Raises:
-        ValueError: if the head is outside the model, or there are fewer tokens than keys or shards are asked for.
+        ValueError: if the head is outside the model, there are fewer tokens than keys or shards are asked for, or the
+            model cannot give these states.
     """
 
     name = "full-vocab"
@@ -54,6 +56,7 @@ class FullVocabJob(ModelJob[FullVocab]):
         self._head.require_inside(shape.n_layers, shape.n_heads)
         require_top_k_fits(spec.top_k, shape.vocab_size)
         self._offset = fitted_offset(spec.offset, shape, [self._head.layer])
+        self._states = ChosenStates.fitted(spec, model)
         require_scores(shape, spec.scores)
         self._shards = row_shards(self._head, shape.vocab_size, spec.shards)
         self._inputs: HeadInputs | None = None
@@ -62,7 +65,7 @@ class FullVocabJob(ModelJob[FullVocab]):
         """The settings that change results; shards do not."""
         settings = asdict(self.spec)
         del settings["shards"]
-        return with_offset(settings, self._offset)
+        return with_offset(self._states.within(settings), self._offset)
 
     def steps(self) -> Sequence[AnyStep]:
         """One step: row ranges of nearly equal length that cover the vocabulary."""
@@ -99,7 +102,7 @@ class FullVocabJob(ModelJob[FullVocab]):
     def inputs(self, threads: int) -> HeadInputs:
         """Queries and keys of the head for every token, computed once."""
         if self._inputs is None:
-            states = self.model.token_states(self.spec.states, layer=self._head.layer, threads=threads)
+            states = self._states.begin(self.model, layer=self._head.layer, threads=threads)
             weights = head_weights(self.model.checkpoint, self._head, scores=self.spec.scores)
             self._inputs = head_inputs(
                 weights, states.advance_to(self._head.layer), offset=self._offset, threads=threads

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from qkatlas.jobs.full_vocab.spec import FullVocab
 from qkatlas.jobs.inputs.settings import require_top_k_fits
-from qkatlas.jobs.plan.load import passing_states, preparing, projecting, scoring
+from qkatlas.jobs.plan.load import held_streams, passing_states, preparing, projecting, scoring
 from qkatlas.jobs.plan.memory import ALLOCATORS, DRIVER_LIBRARIES, WORKER_LIBRARIES, Memory, moments, on_gpu, packed
 from qkatlas.jobs.plan.plan import Plan
 from qkatlas.jobs.plan.shape import Shape
@@ -32,7 +32,7 @@ def plan_full_vocab(shape: Shape, spec: FullVocab) -> Plan:
     head = Head.parse(spec.head)
     head.require_inside(shape.n_layers, shape.n_heads)
     require_top_k_fits(spec.top_k, shape.vocab_size)
-    states, top_k = spec.states, spec.top_k
+    states, top_k, pool = spec.states, spec.top_k, {"windows": spec.windows, "draws": spec.draws}
     planned = row_shards(head, shape.vocab_size, spec.shards)
     rows = [shard.bounds["stop"] - shard.bounds["start"] for shard in planned]
     files = {table.name: len({table.path(shard) for shard in planned}) for table in (TOPK, SELF)}
@@ -45,18 +45,19 @@ def plan_full_vocab(shape: Shape, spec: FullVocab) -> Plan:
     written = sum(table.bytes(v) for table in tables[:2])
     steps = [
         Step(name="opening the model", place=DRIVER, load=Load(hashed=4.0 * shape.weights), one_thread=True),
-        Step(name="token states", place=DRIVER, load=passing_states(shape, head.layer, states)),
+        Step(name="token states", place=DRIVER, load=passing_states(shape, head.layer, states, **pool)),
         Step(name="queries and keys", place=DRIVER, load=projecting(shape) + Load(hashed=8.0 * v * h)),
         Step(name="preparing keys", place=WORKERS, load=preparing(v, h), each_worker=True, torch_threads=True),
         Step(name="scores", place=WORKERS, load=scoring(v, h, top_k), shards=len(planned), gpu_sweeps=2),
         Step(name="writing", place=WORKERS, load=Load(written=written), shards=len(planned), one_thread=True),
     ]
     inputs, state = 8.0 * v * h, 4.0 * v * d
+    streams = held_streams(shape, head.layer, states, **pool)
     results = 2.0 * max(rows) * (8 * top_k + 60)
     memory = Memory(
         worker=WORKER_LIBRARIES + ALLOCATORS + moments(v, h) + packed(v, h) + results,
         shared=inputs,
-        driver=DRIVER_LIBRARIES + state * (2 if head.layer else 1) + 2 * inputs,
+        driver=DRIVER_LIBRARIES + state * (2 if head.layer else 1) + streams + 2 * inputs,
         gpu=on_gpu(v, h, max(rows), top_k),
     )
     return Plan(job="full-vocab", shape=shape, shards=planned, tables=tables, steps=steps, memory=memory)

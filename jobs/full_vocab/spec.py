@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from qkatlas.jobs.inputs import fields
 from qkatlas.jobs.loop.option import check_options, option
+from qkatlas.pipeline.circuit.kinds import ALL_STATES
 from qkatlas.pipeline.models.head import Head
 
 
@@ -17,8 +18,14 @@ class FullVocab:
     """The head, by layer and place, both from 0."""
     top_k: int = fields.top_k(64)
     """Keys kept for each query token."""
-    states: str = fields.states()
+    states: str = fields.states(ALL_STATES)
     """How token states are taken."""
+    prefix: str | None = fields.prefix()
+    """Tokens in front, for the states `prefix` and `context`."""
+    windows: int | None = fields.windows()
+    """Windows of text to choose from, for the states `context`; None = 512."""
+    draws: int | None = fields.draws()
+    """Windows that a token is read behind, for the states `context`; None = 4."""
     scores: str = fields.scores()
     """Form of the score: `attention` (nats, with biases and scale) or `bilinear` (neither)."""
     offset: str | None = fields.offset()
@@ -31,3 +38,4 @@ class FullVocab:
     def __post_init__(self) -> None:
         check_options(self)
         Head.parse(self.head)
+        fields.require_states(self.states, prefix=self.prefix, windows=self.windows, draws=self.draws)

@@ -15,6 +15,7 @@ from qkatlas.jobs.head_scan.answer import most_suppressing
 from qkatlas.jobs.head_scan.shards import HEADS, by_layer, head_shards, layer_kin_shards
 from qkatlas.jobs.head_scan.spec import HeadScan
 from qkatlas.jobs.head_scan.work import HeadTask, LayerInputs, find_layer_kin, scan_head
+from qkatlas.jobs.inputs.chosen_states import ChosenStates
 from qkatlas.jobs.inputs.form import require_scores
 from qkatlas.jobs.inputs.heads import heads_within
 from qkatlas.jobs.inputs.model import Model
@@ -41,6 +42,7 @@ from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.outputs.schemas import head_scan as schemas
 from qkatlas.pipeline.circuit.collapse import collapse
+from qkatlas.pipeline.circuit.context import ContextStates
 from qkatlas.pipeline.circuit.kin import unit_states
 from qkatlas.pipeline.circuit.labels import label
 from qkatlas.pipeline.circuit.projection import bilinear_factors, head_weights
@@ -100,8 +102,9 @@ class HeadScanJob(ModelJob[HeadScan]):
         self.drawn = DrawnPrompts.draw(
             model, words=spec.categories, count=spec.prompts, length=spec.length, seed=spec.seed
         )
-        self.prompts = HeadPrompts(model, self.heads, self.drawn, states=spec.states, seed=spec.seed)
-        self._states: TokenStates | None = None
+        self._chosen = ChosenStates.fitted(spec, model)
+        self.prompts = HeadPrompts(model, self.heads, self.drawn, states=self._chosen, seed=spec.seed)
+        self._states: TokenStates | ContextStates | None = None
         self._newest: _LayerStates | None = None
 
     def settings(self) -> dict[str, Any]:
@@ -109,7 +112,7 @@ class HeadScanJob(ModelJob[HeadScan]):
         settings = asdict(replace(self.spec, categories=None))
         del settings["categories"], settings["layers"]
         settings |= {"heads": list(map(str, self.heads)), **self.drawn.identity()}
-        return with_offset(settings, self._offset)
+        return with_offset(self._chosen.within(settings), self._offset)
 
     def notes(self) -> Iterable[str]:
         """Words that the prompts leave out, and what the model has not."""
@@ -216,8 +219,8 @@ class HeadScanJob(ModelJob[HeadScan]):
             self._newest = _LayerStates(layer, values_VD, hashlib.sha256(values_VD.data).hexdigest())
         return self._newest
 
-    def _begin_states(self, threads: int) -> TokenStates:
-        return self.model.token_states(self.spec.states, layer=self.heads[-1].layer, threads=threads)
+    def _begin_states(self, threads: int) -> TokenStates | ContextStates:
+        return self._chosen.begin(self.model, layer=self.heads[-1].layer, threads=threads)
 
     def reduce(self, run: Run) -> Mapping[str, pa.Table]:
         """The tokens, the prompts, a row for each head, and the spectra."""

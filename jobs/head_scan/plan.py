@@ -20,6 +20,7 @@ from qkatlas.jobs.plan import memory as held
 from qkatlas.jobs.plan.load import (
     REFERENCE_TOKENS,
     comparing_with_null,
+    held_streams,
     passing_states,
     preparing,
     projecting,
@@ -58,6 +59,7 @@ def plan_head_scan(shape: Shape, spec: HeadScan) -> Plan:
     require_top_k_fits(spec.top_k, shape.vocab_size)
     words = words_in_prompt(spec.length, shape.n_ctx)
     states, top_k, prompts = spec.states, spec.top_k, spec.prompts
+    pool = {"windows": spec.windows, "draws": spec.draws}
     v, d, h = shape.vocab_size, shape.d_model, shape.d_head
     kin = min(KIN, v - 1)
     block = block_length(shape.n_ctx, v - 1)
@@ -85,7 +87,7 @@ def plan_head_scan(shape: Shape, spec: HeadScan) -> Plan:
         Step(
             name="token states",
             place=DRIVER,
-            load=passing_states(shape, last, states)
+            load=passing_states(shape, last, states, **pool)
             + (running(shape, REFERENCE_TOKENS, last) if states != "mean" else Load()),
         ),
         Step(name="moments of states", place=DRIVER, load=_times(of_states, layers)),
@@ -120,7 +122,7 @@ def plan_head_scan(shape: Shape, spec: HeadScan) -> Plan:
         shards=shards,
         tables=tables,
         steps=steps,
-        memory=_memory(shape, layers, top_k=top_k, kin=kin),
+        memory=_memory(shape, layers, top_k=top_k, kin=kin, streams=held_streams(shape, last, states, **pool)),
     )
 
 
@@ -151,7 +153,7 @@ def _tables(
     ]
 
 
-def _memory(shape: Shape, layers: int, *, top_k: int, kin: int) -> held.Memory:
+def _memory(shape: Shape, layers: int, *, top_k: int, kin: int, streams: float) -> held.Memory:
     v, d, h = shape.vocab_size, shape.d_model, shape.d_head
     state, head = 4.0 * v * d, 4.0 * v * h
     weights = 4.0 * shape.weights
@@ -165,7 +167,7 @@ def _memory(shape: Shape, layers: int, *, top_k: int, kin: int) -> held.Memory:
     return held.Memory(
         worker=held.PROMPT_WORKER_LIBRARIES + held.ALLOCATORS + scoring,
         shared=shared,
-        driver=held.PROMPT_DRIVER_LIBRARIES + max(weights, 2 * state + state),
+        driver=held.PROMPT_DRIVER_LIBRARIES + max(weights, 2 * state + state + streams),
         gpu=max(finding_kin, scoring_heads, weights + held.CUDA_CONTEXT),
     )
 

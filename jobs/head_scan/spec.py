@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from qkatlas.jobs.inputs import fields
 from qkatlas.jobs.loop.option import check_options, option
+from qkatlas.pipeline.circuit.kinds import ALL_STATES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +22,14 @@ class HeadScan:
     """Numbers and ranges for each of these layers, or names of heads; None = every head."""
     top_k: int = fields.top_k(10)
     """Keys kept for each query token."""
-    states: str = fields.states()
+    states: str = fields.states(ALL_STATES)
     """How token states are taken."""
+    prefix: str | None = fields.prefix()
+    """Tokens in front, for the states `prefix` and `context`."""
+    windows: int | None = fields.windows()
+    """Windows of text to choose from, for the states `context`; None = 512."""
+    draws: int | None = fields.draws()
+    """Windows that a token is read behind, for the states `context`; None = 4."""
     scores: str = fields.scores()
     """Form of the score: `attention` (nats, with biases and scale) or `bilinear` (neither)."""
     offset: str | None = fields.offset()
@@ -38,5 +45,6 @@ class HeadScan:
 
     def __post_init__(self) -> None:
         check_options(self)
+        fields.require_states(self.states, prefix=self.prefix, windows=self.windows, draws=self.draws)
         if self.heads == ():
             raise ValueError("--heads names no head; name at least one, for example L1H5")

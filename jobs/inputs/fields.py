@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from qkatlas.jobs.inputs.frequencies import Frequencies
 from qkatlas.jobs.loop.option import option
-from qkatlas.pipeline.circuit.kinds import SCORES, STATES
+from qkatlas.pipeline.circuit.kinds import CONTEXT, DRAWS, PREFIX, SCORES, STATES, WINDOWS
 
 MOST_PROMPTS = 100_000
 """Prompts, or words in one, that a job takes; more would not fit the memory of a driver."""
@@ -18,9 +19,66 @@ def head() -> Any:
     return option("L1H5", in_plan=True, help="The head: L<layer>H<head>, from 0.")
 
 
-def states() -> Any:
-    """`--states`: how token states are taken."""
-    return option("mlp", choices=STATES, in_plan=True, help="How token states are taken.")
+def states(choices: Sequence[str] = STATES) -> Any:
+    """`--states`: how token states are taken.
+
+    Args:
+        choices: the kinds that the job takes; with ALL_STATES it has `prefix`, `windows` and `draws` too.
+    """
+    return option("mlp", choices=choices, in_plan=True, help="How token states are taken.")
+
+
+def prefix() -> Any:
+    """`--prefix`: the tokens in front of a token, for the states `prefix` and `context`."""
+    return option(
+        None, metavar="TEXT", in_plan=True, shown_default="BOS, with --states context",
+        help="Tokens in front of each token, or of each window of text: a text, special tokens such as <|endoftext|> "
+        "among it, or ids such as #0,#28.",
+    )  # fmt: skip
+
+
+def windows() -> Any:
+    """`--windows`: windows of text that the states `context` choose from."""
+    return option(
+        None, metavar="N", unit="windows", least=1, most=100_000, in_plan=True, shown_default=str(WINDOWS),
+        help="With --states context: windows of 8 tokens of text to choose from.",
+    )  # fmt: skip
+
+
+def draws() -> Any:
+    """`--draws`: windows that the states `context` read a token behind."""
+    return option(
+        None, metavar="N", unit="windows", least=1, most=1000, in_plan=True, shown_default=str(DRAWS),
+        help="With --states context: windows that each token is read behind, the likeliest of them; states are means.",
+    )  # fmt: skip
+
+
+def require_states(states: str, *, prefix: str | None, windows: int | None, draws: int | None) -> None:
+    """Check that the options of states go together.
+
+    Args:
+        states: `--states`.
+        prefix: `--prefix`.
+        windows: `--windows`.
+        draws: `--draws`.
+
+    Raises:
+        ValueError: if one is given that the kind of states has no use for, or one is missing.
+    """
+    for flag, given, kinds in (
+        ("--prefix", prefix, (PREFIX, CONTEXT)), ("--windows", windows, (CONTEXT,)), ("--draws", draws, (CONTEXT,)),
+    ):  # fmt: skip
+        if given is not None and states not in kinds:
+            raise ValueError(
+                f"{flag} {given} has no meaning with --states {states}; choose --states {' or '.join(kinds)}, or leave "
+                "it out"
+            )
+    if states == PREFIX and prefix is None:
+        raise ValueError("--states prefix needs its tokens; give --prefix TEXT, or --states bos for BOS alone")
+    if (draws or DRAWS) > (windows or WINDOWS):
+        raise ValueError(
+            f"--draws {draws or DRAWS} are more than --windows {windows or WINDOWS}; choose as many windows or more"
+        )
 
 
 def scores() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,19 +61,31 @@ class Model:
         bos = self.checkpoint.architecture.bos_token_id
         return [token_id for token_id in self.vocabulary.ordinary() if token_id != bos]
 
-    def token_states(self, kind: str, *, layer: int, threads: int) -> TokenStates:
-        """The whole vocabulary's states in front of layer 0, ready to go on to a later layer.
+    def token_states(
+        self,
+        kind: str,
+        *,
+        layer: int,
+        prefix: Sequence[int] = (),
+        token_ids: Sequence[int] | None = None,
+        threads: int,
+    ) -> TokenStates:
+        """States in front of layer 0, ready to go on to a later layer; `ChosenStates` begins those of every kind.
 
         Args:
-            kind: how they are taken.
+            kind: how they are taken, all but `context`.
             layer: the last layer they will be taken to.
+            prefix: of the kind `prefix`: its tokens.
+            token_ids: the tokens; None = the whole vocabulary, in its order.
             threads: threads to use; no state depends on it.
 
         Raises:
             ValueError: if the model cannot give this kind.
         """
         means_LD = self.attention_means(layer, threads=threads) if kind == "mean" else None
-        return TokenStates(self.checkpoint, kind, attention_means_LD=means_LD, threads=threads)
+        return TokenStates(
+            self.checkpoint, kind, token_ids=token_ids, attention_means_LD=means_LD, prefix=prefix, threads=threads
+        )
 
     def attention_means(self, layers: int, *, threads: int) -> np.ndarray:
         """See `qkatlas.pipeline.circuit.states.attention_means`; float32 [layers, D], computed once and kept."""

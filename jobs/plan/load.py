@@ -7,26 +7,55 @@ from __future__ import annotations
 
 from qkatlas.jobs.plan.shape import Shape
 from qkatlas.jobs.plan.step import Load
+from qkatlas.pipeline.circuit.kinds import CONTEXT, DRAWS, PREFIX, WINDOWS
 from qkatlas.pipeline.circuit.spectrum import NULL_DRAWS
 from qkatlas.pipeline.circuit.states import REFERENCE_LENGTH, REFERENCE_PROMPTS
 from qkatlas.pipeline.scoring.cpu import PACKED_BYTES, ROW_TILE
+from qkatlas.pipeline.text.calibration import LENGTH
 
 REFERENCE_TOKENS = REFERENCE_PROMPTS * (1 + REFERENCE_LENGTH)
 """Tokens of the reference prompts behind the states `mean`."""
 
 
-def passing_states(shape: Shape, layers: int, states: str) -> Load:
+def passing_states(
+    shape: Shape, layers: int, states: str, *, windows: int | None = None, draws: int | None = None
+) -> Load:
     """Take the states of the whole vocabulary through some layers.
 
     Args:
         shape: the model.
         layers: how many.
-        states: `--states`; `bos` runs the attention too, `mean` the reference prompts.
+        states: `--states`; `bos`, `prefix` and `context` run the attention too, `mean` the reference prompts, and
+            `context` a token once for each of its windows.
+        windows: `--windows`; what `--prefix` adds to their length is left out.
+        draws: `--draws`.
     """
-    tokens = shape.vocab_size * layers
-    weights = shape.mlp_weights + (shape.attention_weights if states == "bos" else 0)
+    streams = (draws or DRAWS) if states == CONTEXT else 1
+    tokens = shape.vocab_size * streams * layers
+    weights = shape.mlp_weights + (shape.attention_weights if states in ("bos", PREFIX, CONTEXT) else 0)
     once = running(shape, REFERENCE_TOKENS, layers) if states == "mean" else Load()
+    if states == CONTEXT and layers:
+        pool = windows or WINDOWS
+        # The pool passes the whole model to be chosen from, its logits are taken twice, and it passes these layers.
+        once = running(shape, pool * (1 + LENGTH), shape.n_layers + layers)
+        once += Load(float32=4.0 * pool * shape.vocab_size * shape.d_model)
     return Load(float32=2.0 * tokens * weights, values=float(tokens * shape.d_model)) + once
+
+
+def held_streams(shape: Shape, layers: int, states: str, *, windows: int | None, draws: int | None) -> float:
+    """Bytes that the states `context` hold beside the states themselves: a stream for each token and window of it.
+
+    Args:
+        shape: the model.
+        layers: that the states pass.
+        states: `--states`.
+        windows: `--windows`.
+        draws: `--draws`.
+    """
+    if states != CONTEXT or not layers:
+        return 0.0
+    pool = 3.0 * (windows or WINDOWS) * (1 + LENGTH)  # its streams, keys and values
+    return 4.0 * shape.d_model * (shape.vocab_size * (draws or DRAWS) + pool)
 
 
 def running(shape: Shape, tokens: int, layers: int) -> Load:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from rich.console import RenderableType
 
+from qkatlas.jobs.inputs.chosen_states import ChosenStates
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.opening import ModelJob, open_model
 from qkatlas.jobs.inputs.prompts import DrawnPrompts
@@ -106,7 +107,7 @@ class ReproduceJob(ModelJob[Reproduce]):
             self.drawn = DrawnPrompts.draw(model, words=words, count=PROMPT_COUNT, length=length, seed=spec.seed)
         else:
             self.drawn = DrawnPrompts(Categories.fit(words, model.vocabulary), 0, None)
-        self._prompts = HeadPrompts(model, self._heads, self.drawn, states="mlp", seed=spec.seed)
+        self._prompts = HeadPrompts(model, self._heads, self.drawn, states=ChosenStates(kind="mlp"), seed=spec.seed)
         self._notebook = self._notebook_prompts()
         self._inputs: work.FrequentTokens | None = None
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from rich.table import Table as Printed
 
+from qkatlas.jobs.inputs.chosen_states import ChosenStates
 from qkatlas.jobs.inputs.form import require_scores
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.offset import fitted_offset, with_offset
@@ -62,6 +63,7 @@ class SimilarityJob(ModelJob[Similarity]):
         self._head.require_inside(shape.n_layers, shape.n_heads)
         self._offset = fitted_offset(spec.offset, shape, [self._head.layer])
         require_scores(shape, spec.scores)
+        self._states = ChosenStates.fitted(spec, model)
         self._listed = spec.listed()
         self._tokens = spec.tokens
         if self._listed is not None:
@@ -78,7 +80,7 @@ class SimilarityJob(ModelJob[Similarity]):
             digest = hashlib.sha256(np.array(self._tokens, "<i4").tobytes()).hexdigest()
             tokens = {"count": self._count, "sha256": digest}
         named = {name: getattr(spec, name) for name in ("head", "states", "scores", "bins")}
-        return with_offset({**named, "tokens": tokens}, self._offset)
+        return with_offset(self._states.within({**named, "tokens": tokens}), self._offset)
 
     def notes(self) -> Iterable[str]:
         """What is wrong with the frequencies, if their texts are not the model's."""
@@ -122,7 +124,7 @@ class SimilarityJob(ModelJob[Similarity]):
         """The tokens, computed once."""
         if self._pairs is None:
             layer = self._head.layer
-            states_VD = self.model.token_states(self.spec.states, layer=layer, threads=threads).advance_to(layer)
+            states_VD = self._states.begin(self.model, layer=layer, threads=threads).advance_to(layer)
             if self._tokens is not None:
                 states_VD = states_VD[np.array(self._tokens)]
             weights = head_weights(self.model.checkpoint, self._head, scores=self.spec.scores)

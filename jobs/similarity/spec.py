@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from qkatlas.jobs.inputs import fields
 from qkatlas.jobs.inputs.frequencies import Frequencies, listed
 from qkatlas.jobs.loop.option import check_options, option
+from qkatlas.pipeline.circuit.kinds import ALL_STATES
 from qkatlas.pipeline.models.head import Head
 
 _MOST_BINS = 2000
@@ -18,8 +19,14 @@ class Similarity:
 
     head: str = fields.head()
     """The head, by layer and place, both from 0."""
-    states: str = fields.states()
+    states: str = fields.states(ALL_STATES)
     """How token states are taken."""
+    prefix: str | None = fields.prefix()
+    """Tokens in front, for the states `prefix` and `context`."""
+    windows: int | None = fields.windows()
+    """Windows of text to choose from, for the states `context`; None = 512."""
+    draws: int | None = fields.draws()
+    """Windows that a token is read behind, for the states `context`; None = 4."""
     scores: str = fields.scores()
     """Form of the score: `attention` (nats, with biases and scale) or `bilinear` (neither)."""
     offset: str | None = fields.offset()
@@ -35,6 +42,7 @@ class Similarity:
 
     def __post_init__(self) -> None:
         check_options(self)
+        fields.require_states(self.states, prefix=self.prefix, windows=self.windows, draws=self.draws)
         Head.parse(self.head)
         if self.listed() is not None and self.tokens is not None:
             raise ValueError(f"--frequencies and {len(self.tokens)} tokens exclude each other; leave one out")

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from qkatlas.cluster.executor import Grant
+from qkatlas.jobs.inputs.chosen_states import ChosenStates
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.prompts import DrawnPrompts
 from qkatlas.jobs.loop.step import Context, Produced, Step
@@ -19,6 +20,7 @@ from qkatlas.outputs.runs.reader import read_parts
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.outputs.schemas import head_scan as schemas_heads
+from qkatlas.pipeline.circuit.context import ContextStates
 from qkatlas.pipeline.circuit.kinds import STATES
 from qkatlas.pipeline.circuit.states import TokenStates
 from qkatlas.pipeline.models.head import Head
@@ -63,11 +65,13 @@ class HeadPrompts:
         model: the model.
         heads: the heads that are scanned, by layer and place.
         drawn: the category prompts.
-        states: kind of the token states that the run takes its scores from.
+        states: the token states that the run takes its scores from.
         seed: of the behaviour sequences.
     """
 
-    def __init__(self, model: Model, heads: Sequence[Head], drawn: DrawnPrompts, *, states: str, seed: int) -> None:
+    def __init__(
+        self, model: Model, heads: Sequence[Head], drawn: DrawnPrompts, *, states: ChosenStates, seed: int
+    ) -> None:
         self._own = states
         self._model = model
         self._heads = tuple(heads)
@@ -108,13 +112,17 @@ class HeadPrompts:
         token_ids = np.unique(prompts.tokens_PT).tolist()
         last = self._layers[-1]
         means_LD = self._model.attention_means(last, threads=threads) if last else None
-        found: dict[str, dict[int, np.ndarray]] = {}
-        for kind in STATES:
-            states = TokenStates(
+        begun: dict[str, TokenStates | ContextStates] = {
+            kind: TokenStates(
                 self._model.checkpoint, kind, token_ids=token_ids, attention_means_LD=means_LD, threads=threads
             )
-            found[kind] = {layer: states.advance_to(layer) for layer in self._layers}
-        return PromptStates(token_ids, found, self._own)
+            for kind in STATES
+        }
+        if self._own.kind not in begun:
+            begun[self._own.kind] = self._own.begin(self._model, layer=last, token_ids=token_ids, threads=threads)
+        # One kind after the other: they need not be held in every layer at a time.
+        found = {kind: {layer: states.advance_to(layer) for layer in self._layers} for kind, states in begun.items()}
+        return PromptStates(token_ids, found, self._own.kind)
 
     def columns(self, run: Run) -> dict[Head, dict[str, float | None]]:
         """The columns of every head that come from prompts; None where the model or its words allow none."""
@@ -145,10 +153,10 @@ class HeadPrompts:
 
         for kind in STATES:
             yield f"fidelity_{kind}", correlation(total("fidelity", kind))
-        yield "fidelity", correlation(total("fidelity", self._own))
+        yield "fidelity", correlation(total("fidelity", self._own.kind))
         for kind in STATES:
             yield f"row_fidelity_{kind}", row_figures(total("rows", kind))["correlation"]
-        own, offset_only = (row_figures(total("rows", kind)) for kind in (self._own, OFFSET_ONLY))
+        own, offset_only = (row_figures(total("rows", kind)) for kind in (self._own.kind, OFFSET_ONLY))
         yield "row_fidelity", own["correlation"]
         yield "fidelity_offset_only", offset_only["correlation"]
         yield "attention_distance", own["distance"]

@@ -15,5 +15,10 @@ SKEW = ("keep", "drop")
 EIGENVALUES = ("all", "top")
 MOVES = ("queries", "keys", "both")
 
-PREFIX = "prefix"
-"""States behind a prefix of any tokens."""
+PREFIX, CONTEXT = "prefix", "context"
+
+ALL_STATES = (*STATES, PREFIX, CONTEXT)
+"""These, and those behind tokens that a request chooses: a prefix, or windows of text that a token is likely behind."""
+
+WINDOWS, DRAWS = 512, 4
+"""Of the states `context`: windows to choose from, and windows that a token is read behind."""

@@ -84,7 +84,7 @@ class TokenStates:
             prefix = (a.require_bos(),)
         self._prefix_CD: Float32[np.ndarray, "C D"] | None = None
         if prefix:
-            _require_room(prefix, a, kind)
+            require_room(prefix, a, kind)
             self._prefix_CD = embedding_VD[list(prefix)] * np.float32(a.embed_scale)
         if a.rotary is None:
             position_TD = weights.tensor(POSITIONS)
@@ -114,7 +114,7 @@ class TokenStates:
                 assert self._means_LD is not None, "the states `mean` stand on the means of the attention"
                 x_RD += torch.from_numpy(self._means_LD[self.layer])
             if prefix is not None:
-                x_RD += prefix.attention.after_prefix(x_RD)
+                x_RD += prefix.attention.behind(x_RD, prefix.context)
             x_RD += add_mlp(x_RD) if added_RD is None else added_RD
 
         for_blocks(len(values_VD), pass_rows, self._threads)
@@ -124,8 +124,13 @@ class TokenStates:
         self.layer += 1
 
 
-def _require_room(prefix: Sequence[int], architecture: Architecture, kind: str) -> None:
+def require_room(prefix: Sequence[int], architecture: Architecture, kind: str) -> None:
     """Check that a prefix is of the vocabulary and leaves a position for a token.
+
+    Args:
+        prefix: token ids.
+        architecture: of the model.
+        kind: `--states`, for the message.
 
     Raises:
         ValueError: if it is not or does not.
@@ -144,8 +149,12 @@ class _Prefix:
     """A prefix in front of a layer; computed as one block is, on one thread."""
 
     def __init__(self, weights: Weights, layer: int, prefix_CD: np.ndarray) -> None:
+        self._stream_CD = torch.from_numpy(prefix_CD)
+
         def work(_: slice) -> None:
-            self.attention = Attention(weights, layer, torch.from_numpy(prefix_CD))
+            self.attention = Attention(weights, layer)
+            added_1CD, contexts = self.attention.within(self._stream_CD[None])
+            self._added_CD, self.context = added_1CD[0], contexts[0]
 
         for_blocks(1, work, 1)
 
@@ -155,9 +164,8 @@ class _Prefix:
 
         def work(_: slice) -> None:
             nonlocal left_CD
-            stream_CD = self.attention.prefix_CD
-            after_CD = stream_CD + self.attention.at_prefix()
-            left_CD = (after_CD + add_mlp(stream_CD if parallel else after_CD)).numpy()
+            after_CD = self._stream_CD + self._added_CD
+            left_CD = (after_CD + add_mlp(self._stream_CD if parallel else after_CD)).numpy()
 
         for_blocks(1, work, 1)
         return left_CD

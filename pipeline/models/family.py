@@ -118,3 +118,7 @@ class Family(Protocol):
     def mlp(self, weights: Weights, layer: int) -> MlpWeights:
         """A layer's MLP block."""
         ...
+
+    def final_norm(self, weights: Weights) -> NormWeights:
+        """The normalisation between the last layer and the unembedding."""
+        ...

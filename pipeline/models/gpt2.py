@@ -117,6 +117,10 @@ class Gpt2:
             self._projection(weights, f"h.{layer}.mlp.c_proj"),
         )
 
+    def final_norm(self, weights: Weights) -> NormWeights:
+        """See `Family.final_norm`."""
+        return self._norm(weights, "ln_f")
+
     def _fused(self, weights: Weights, layer: int) -> list[Projection]:
         fused = self._projection(weights, f"h.{layer}.attn.c_attn")
         assert fused.bias_P is not None

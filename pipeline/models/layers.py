@@ -1,12 +1,14 @@
-"""Parts of a transformer layer as they act on token states: its MLP, and its attention to a prefix and a token itself.
+"""Parts of a transformer layer as they act on token states: its MLP, and its attention to a context and a token itself.
 
 Shapes: D model, N query heads of a layer, M key heads, G = N/M queries of a key head, H head dimension, R rows of one
-block, C tokens of the prefix, P outputs of a projection.
+block, B contexts, C tokens of a context, P outputs of a projection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,16 +41,31 @@ def mlp(weights: Weights, layer: int) -> Part:
     return add
 
 
+@dataclass(frozen=True)
+class Context:
+    """What a token reads in front of itself: [C, M, H], or [B, C, M, H] of several contexts.
+
+    Attributes:
+        keys: turned as a query at position C sees them.
+        values: the values.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __getitem__(self, chosen: Any) -> Context:
+        return Context(self.keys[chosen], self.values[chosen])
+
+
 class Attention:
-    """A layer's x -> Attention(norm(x)) for tokens behind a prefix, which read it and themselves only.
+    """A layer's x -> Attention(norm(x)), for tokens that read some context and themselves only.
 
     Args:
         weights: the model.
         layer: the layer, from 0.
-        prefix_CD: float32 [C, D], what enters the layer at the prefix, positions 0 to C - 1.
     """
 
-    def __init__(self, weights: Weights, layer: int, prefix_CD: torch.Tensor) -> None:
+    def __init__(self, weights: Weights, layer: int) -> None:
         a, family = weights.architecture, family_of(weights.architecture)
         scores, mixing = family.query_key(weights, layer), family.value_output(weights, layer)
         self._shape = a.n_heads, a.n_kv_heads, a.d_head
@@ -63,52 +80,70 @@ class Attention:
         self._project = _project(self._fused)
         self._output = _project(mixing.output)
         self._after = None if mixing.after is None else norm(mixing.after)
-        self.prefix_CD = prefix_CD
-        query_CNH, key_CMH, self._value_CMH = self._heads(prefix_CD)
-        self._query_CNH = query_CNH
+
+    def within(self, x_BCD: torch.Tensor) -> tuple[torch.Tensor, Context]:
+        """What is added to contexts themselves, each of which reads itself from its first position on.
+
+        Args:
+            x_BCD: float32 [B, C, D], what enters the layer at positions 0 to C - 1 of each context.
+
+        Returns:
+            What is added, [B, C, D], and what a token at position C reads of them.
+        """
+        n_heads, n_kv_heads, d_head = self._shape
+        count, length, _ = x_BCD.shape
+        x_RD = x_BCD.reshape(count * length, -1)
+        query_RNH, raw_key_RMH, value_RMH = self._heads(x_RD)
+        value_BCMH = value_RMH.reshape(count, length, n_kv_heads, d_head)
+        position_R = np.tile(np.arange(length, dtype=np.float64), count)
         # Behind C tokens a query sees key j turned back by the C - j positions between them.
-        self._raw_key_CMH = key_CMH
-        self._key_CMH = self._turn(key_CMH, np.arange(len(prefix_CD)) - float(len(prefix_CD)))
-
-    def after_prefix(self, x_RD: torch.Tensor) -> torch.Tensor:
-        """What is added at position C, to tokens that read the prefix and themselves."""
-        n_heads, n_kv_heads, d_head = self._shape
-        query_RNH, key_RMH, value_RMH = self._heads(x_RD)
-        query_RMGH = self._turn(query_RNH, np.zeros(1)).reshape(len(x_RD), n_kv_heads, -1, d_head)
-        key_RM1H, value_RM1H = self._turn(key_RMH, np.zeros(1))[:, :, None], value_RMH[:, :, None]
-        if len(self._key_CMH) == 1 and self._cap is None and self._window != 1:
-            difference_RMG1 = (query_RMGH * (key_RM1H - self._key_CMH[:, :, None])).sum(dim=3, keepdim=True)
-            own_RMG1 = torch.sigmoid(difference_RMG1 * self._scale)  # the softmax over two keys
-            mixed_RMGH = self._value_CMH[:, :, None] + own_RMG1 * (value_RM1H - self._value_CMH[:, :, None])
-        else:
-            first = 0 if self._window is None else max(0, len(self._key_CMH) + 1 - self._window)
-            prefix_RMGC = torch.einsum("rmgh,cmh->rmgc", query_RMGH, self._key_CMH[first:])
-            own_RMG1 = (query_RMGH * key_RM1H).sum(dim=3, keepdim=True)
-            share_RMGC = self._softmax(torch.cat([prefix_RMGC, own_RMG1], dim=3))
-            mixed_RMGH = torch.einsum("rmgc,cmh->rmgh", share_RMGC[..., :-1], self._value_CMH[first:])
-            mixed_RMGH = mixed_RMGH + share_RMGC[..., -1:] * value_RM1H
-        return self._leave(mixed_RMGH.reshape(len(x_RD), n_heads * d_head))
-
-    def at_prefix(self) -> torch.Tensor:
-        """What is added to the prefix itself, [C, D]."""
-        n_heads, n_kv_heads, d_head = self._shape
-        count = len(self.prefix_CD)
-        if count == 1:  # a single key has all the attention
+        seen_BCMH = self._turn(raw_key_RMH, position_R - length).reshape(count, length, n_kv_heads, d_head)
+        if length == 1:  # a single key has all the attention
             first = (n_heads + n_kv_heads) * d_head
             bias_P = self._fused.bias_P
             only = Projection(self._fused.weight_DP[:, first:], None if bias_P is None else bias_P[first:])
-            value_CMH = _project(only)(self._normed(self.prefix_CD)).reshape(1, n_kv_heads, 1, d_head)
-            mixed_CMGH = value_CMH.expand(-1, -1, n_heads // n_kv_heads, -1)
+            only_RM1H = _project(only)(self._normed(x_RD)).reshape(count, n_kv_heads, 1, d_head)
+            mixed = only_RM1H.expand(-1, -1, n_heads // n_kv_heads, -1)
         else:
-            position_C = np.arange(count, dtype=np.float64)
-            query_CMGH = self._turn(self._query_CNH, position_C).reshape(count, n_kv_heads, -1, d_head)
-            key_CMH = self._turn(self._raw_key_CMH, position_C)
-            scores_MGCC = torch.einsum("cmgh,kmh->mgck", query_CMGH, key_CMH)
-            between_CC = torch.arange(count)[:, None] - torch.arange(count)
-            read_CC = (between_CC >= 0) & (between_CC < (self._window or count))
-            share_MGCC = self._softmax(scores_MGCC, read_CC)
-            mixed_CMGH = torch.einsum("mgck,kmh->cmgh", share_MGCC, self._value_CMH)
-        return self._leave(mixed_CMGH.reshape(count, n_heads * d_head))
+            query_BCMGH = self._turn(query_RNH, position_R).reshape(count, length, n_kv_heads, -1, d_head)
+            key_BCMH = self._turn(raw_key_RMH, position_R).reshape(count, length, n_kv_heads, d_head)
+            scores_BMGCC = torch.einsum("bcmgh,bkmh->bmgck", query_BCMGH, key_BCMH)
+            between_CC = torch.arange(length)[:, None] - torch.arange(length)
+            read_CC = (between_CC >= 0) & (between_CC < (self._window or length))
+            mixed = torch.einsum("bmgck,bkmh->bcmgh", self._softmax(scores_BMGCC, read_CC), value_BCMH)
+        added_RD = self._leave(mixed.reshape(count * length, n_heads * d_head))
+        return added_RD.reshape(x_BCD.shape), Context(seen_BCMH, value_BCMH)
+
+    def behind(self, x_RD: torch.Tensor, context: Context) -> torch.Tensor:
+        """What is added at position C, to tokens that read a context and themselves.
+
+        Args:
+            x_RD: float32 [R, D], what enters the layer at the tokens.
+            context: what they read, of one context for all or of one for each.
+
+        Returns:
+            What is added, [R, D].
+        """
+        n_heads, n_kv_heads, d_head = self._shape
+        key, value = context.keys, context.values
+        length = key.shape[-3]
+        query_RNH, own_key_RMH, own_value_RMH = self._heads(x_RD)
+        query_RMGH = self._turn(query_RNH, np.zeros(1)).reshape(len(x_RD), n_kv_heads, -1, d_head)
+        key_RM1H, value_RM1H = self._turn(own_key_RMH, np.zeros(1))[:, :, None], own_value_RMH[:, :, None]
+        if length == 1 and self._cap is None and self._window != 1:
+            difference_RMG1 = (query_RMGH * (key_RM1H - key[..., 0, :, None, :])).sum(dim=3, keepdim=True)
+            own_RMG1 = torch.sigmoid(difference_RMG1 * self._scale)  # the softmax over two keys
+            other = value[..., 0, :, None, :]
+            mixed_RMGH = other + own_RMG1 * (value_RM1H - other)
+        else:
+            first = 0 if self._window is None else max(0, length + 1 - self._window)
+            of_context = "cmh" if key.dim() == 3 else "rcmh"
+            context_RMGC = torch.einsum(f"rmgh,{of_context}->rmgc", query_RMGH, key[..., first:, :, :])
+            own_RMG1 = (query_RMGH * key_RM1H).sum(dim=3, keepdim=True)
+            share_RMGC = self._softmax(torch.cat([context_RMGC, own_RMG1], dim=3))
+            mixed_RMGH = torch.einsum(f"rmgc,{of_context}->rmgh", share_RMGC[..., :-1], value[..., first:, :, :])
+            mixed_RMGH = mixed_RMGH + share_RMGC[..., -1:] * value_RM1H
+        return self._leave(mixed_RMGH.reshape(len(x_RD), n_heads * d_head))
 
     def _heads(self, x_RD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys and values of every head, before they are turned."""

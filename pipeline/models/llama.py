@@ -227,6 +227,10 @@ class Llama:
             self._norm(weights, after) if weights.architecture.after_norms else None,
         )
 
+    def final_norm(self, weights: Weights) -> NormWeights:
+        """See `Family.final_norm`."""
+        return self._norm(weights, "norm")
+
     def _attention(self, weights: Weights, layer: int, name: str) -> Projection:
         return _projection(weights, f"layers.{layer}.self_attn.{_TENSORS[name]}", name in weights.architecture.biases)
 

@@ -114,6 +114,10 @@ class NeoX:
             self._linear(weights, f"layers.{layer}.mlp.dense_4h_to_h", True),
         )
 
+    def final_norm(self, weights: Weights) -> NormWeights:
+        """See `Family.final_norm`."""
+        return self._norm(weights, "final_layer_norm")
+
     def _fused(self, weights: Weights, layer: int) -> list[Projection]:
         """Queries, keys and values, which one tensor holds head by head."""
         a = weights.architecture

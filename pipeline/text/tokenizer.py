@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,16 +120,32 @@ def encode(path: Path, text: str) -> list[int]:
     Raises:
         ValueError: if the directory has no tokenizer that can be read.
     """
+    return encode_each(path, [text], option="--text", remedy="leave --text out")[0]
+
+
+def encode_each(path: Path, texts: Sequence[str], *, option: str, remedy: str) -> list[list[int]]:
+    """Token ids of several texts, each by itself; see `encode`.
+
+    Args:
+        path: the checkpoint directory, or a GGUF file.
+        texts: the texts.
+        option: what asks for them, for messages.
+        remedy: what to do without a tokenizer.
+
+    Raises:
+        ValueError: if the directory has no tokenizer that can be read.
+    """
     if not path.is_file() and not any((path / name).is_file() for name in TOKENIZER_FILES):
-        raise ValueError(f"--text needs a tokenizer, and {path} has no tokenizer.json; leave --text out")
+        raise ValueError(f"{option} needs a tokenizer, and {path} has no tokenizer.json; {remedy}")
     tokenizer = open_tokenizer(path)
+    settings = {"add_special_tokens": False, "truncation": False, "padding": False, "verbose": False}
     try:
-        ids = tokenizer(text, add_special_tokens=False, truncation=False, padding=False, verbose=False)["input_ids"]
+        found = [tokenizer(text, **settings)["input_ids"] for text in texts]
     except Exception as error:  # the tokenizers library raises bare Exception
         raise UnreadableTokenizerError(
-            f"tokenizer of {path} cannot read --text ({_first_line(error)}); {_REMEDY}"
+            f"tokenizer of {path} cannot read {option} ({_first_line(error)}); {_REMEDY}"
         ) from error
-    return [int(token_id) for token_id in ids]
+    return [[int(token_id) for token_id in ids] for ids in found]
 
 
 def _stored(path: Path, name: str) -> dict[str, Any] | None:

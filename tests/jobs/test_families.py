@@ -222,6 +222,22 @@ def test_the_other_jobs_score_as_full_vocab_does(worded: Callable[[str], Path], 
     runs("communities", str(whole.folder), "--neighbours", "4", "--restarts", "1")
 
 
+@pytest.mark.parametrize("states", [("context", "--windows", "40", "--draws", "3"), ("prefix", "--prefix", "#5,#9")])
+def test_states_in_context_serve_the_other_jobs_as_they_serve_full_vocab(
+    worded: Callable[[str], Path], runs: Submit, states: tuple[str, ...]
+) -> None:
+    one = ["--model", str(worded("llama-groups-of-3")), "--states", *states]
+    whole = runs("full-vocab", *one, "--head", f"L{LAYER}H{HEAD}", "--top-k", "10")
+    scanned = runs("head-scan", *one, "--heads", f"L{LAYER}H{HEAD}", "--prompts", "4", "--length", "12")
+    for table, column in (("topk", "key_ids"), ("topk", "scores"), ("self", "self_score"), ("self", "self_rank")):
+        found, wanted = (np.stack(frame(run, table)[column]) for run in (scanned, whole))
+        np.testing.assert_array_equal(found, wanted)
+    (row,) = frame(scanned, "heads").to_dict("records")
+    assert row["row_fidelity"] not in (row["row_fidelity_mlp"], row["row_fidelity_mean"], row["row_fidelity_bos"])
+    curve = frame(runs("similarity", *one, "--head", f"L{LAYER}H{HEAD}", "--bins", "8"), "similarity")
+    assert curve["count"].sum() == V * V
+
+
 def test_an_ablation_has_the_components_that_there_are(worded: Callable[[str], Path], runs: Submit) -> None:
     for variant, absent in (("llama-wide-heads", {"pos_embed"}), ("neox", {"pos_embed", "mlp_0_residual"})):
         given = ["--model", str(worded(variant)), "--targets", "L1", "--prompts", "4", "--length", "12"]
