@@ -23,6 +23,7 @@ from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.resolve import write_planted
 from qkatlas.jobs.loop.service import submit
 from qkatlas.outputs.runs.reader import read_whole
+from qkatlas.pipeline.circuit.labels import NONE, UNRELIABLE
 from qkatlas.pipeline.planted.checkpoint import PlantedDesign
 
 WIDTHS = (64, 128)
@@ -51,7 +52,8 @@ def main(planted: int, random_: int, size: str) -> None:
                 write_planted(design, folder / "planted")
                 truth = json.loads((folder / "planted" / "truth.json").read_text())["heads"]
                 found = labels(folder / "planted", folder / "runs")
-                wrong = {head: name for head, name in found.items() if name != truth.get(head, "none")}
+                wrong = {head: name for head, name in named(found).items() if name != truth.get(head)}
+                wrong |= {head: found[head] for head, role in truth.items() if found[head] != role}
                 right = sum(found[head] == role for head, role in truth.items())
                 totals["planted roles"] += len(truth)
                 totals["planted roles named right"] += right
@@ -67,7 +69,7 @@ def main(planted: int, random_: int, size: str) -> None:
             write_random(folder / "random", folder / "words", seed, width, scale)
             for states in ("mlp", "bos"):
                 found = labels(folder / "random", folder / "runs", states)
-                wrong = {head: name for head, name in found.items() if name != "none"}
+                wrong = named(found)
                 totals["random heads"] += len(found)
                 totals["random heads named"] += len(wrong)
                 print(f"random {width} wide {scale} seed {seed} {states}: {len(found)} heads, {wrong}", flush=True)
@@ -82,6 +84,11 @@ def labels(path: Path, out: Path, states: str = "mlp") -> dict[str, str]:
     run = submit(job, out=out, executor=InProcessExecutor(), gpus=0).run
     rows = read_whole(run, "heads").to_pylist()
     return {f"L{row['layer']}H{row['head']}": row["label"] for row in rows}
+
+
+def named(found: dict[str, str]) -> dict[str, str]:
+    """The heads that a label says something of."""
+    return {head: name for head, name in found.items() if name not in (NONE, UNRELIABLE)}
 
 
 def write_random(path: Path, words: Path, seed: int, width: int, scale: float) -> None:
