@@ -1,27 +1,77 @@
-"""The closing table of a head scan: the heads that suppress themselves most."""
+"""What a head scan ends with: the heads that suppress themselves most, and which layers to doubt."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from statistics import median
+from typing import Any
+
+from rich.console import Group
 from rich.table import Table
 
 from qkatlas.outputs.runs.reader import read_whole
 from qkatlas.outputs.runs.run import Run
+from qkatlas.pipeline.circuit.labels import ROW_FIDELITY
 
 _HEADS = 10
 
+_COLLAPSED = 0.9
+"""Mean cosine of random tokens' states from which a layer is told to have lost them."""
 
-def most_suppressing(run: Run) -> Table:
-    """The ten heads with the highest suppression index among those that prefer kin to other tokens.
+Row = Mapping[str, Any]
+
+
+def closing(run: Run) -> Group:
+    """What a head scan ends with: the heads that suppress themselves most, and the layers whose states do not hold.
 
     Args:
         run: a finished head-scan run.
-
-    Returns:
-        A table to print, with the index's 95% interval.
     """
     rows = read_whole(run, "heads").to_pylist()
+    return Group(_most_suppressing(rows), *doubts(rows))
+
+
+def doubts(rows: Sequence[Row]) -> Iterator[str]:
+    """A line on the layers where token states do not predict attention, and one on those where they have become one.
+
+    Args:
+        rows: of the table `heads`, in order of the layers.
+    """
+    of_layers = {layer: list(of_layer) for layer, of_layer in groupby(rows, key=lambda row: row["layer"])}
+    fidelity = {layer: _median(own, "row_fidelity") for layer, own in of_layers.items()}
+    low = [layer for layer, value in fidelity.items() if value is not None and value < ROW_FIDELITY]
+    if low:
+        here = [row for layer in low for row in of_layers[layer]]
+        alone = _median(here, "fidelity_offset_only")
+        yield (
+            f"token states predict little of attention in layers {_ranges(low)}: median correlation within rows "
+            f"{_median(here, 'row_fidelity'):.2f}" + ("" if alone is None else f", by offsets alone {alone:.2f}")
+        )
+    collapsed = [layer for layer, own in of_layers.items() if (own[0].get("random_cosine") or 0) >= _COLLAPSED]
+    if collapsed:
+        yield (
+            f"token states have become one in layers {_ranges(collapsed)}: the mean cosine of random tokens is "
+            f"{_COLLAPSED} or more; other --states hold longer"
+        )
+
+
+def _median(rows: Sequence[Row], column: str) -> float | None:
+    values = [row[column] for row in rows if row.get(column) is not None]
+    return median(values) if values else None
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers as 0-3,7."""
+    runs = [list(run) for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])]
+    ends = [(run[0][1], run[-1][1]) for run in runs]
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)
+
+
+def _most_suppressing(rows: Sequence[Row]) -> Table:
+    """The ten heads with the highest suppression index among those that prefer kin, with its 95% interval."""
     rows = [row for row in rows if row["suppression_index_mean"] is not None and row["kin_z_mean"] > 0]
-    rows.sort(key=lambda row: -row["suppression_index_mean"])
+    rows = sorted(rows, key=lambda row: -row["suppression_index_mean"])
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("head", no_wrap=True)
     for name in ("suppression (95%)", "kin z", "self z", "semantic"):

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from rich.table import Table as Printed
+from rich.console import Group
 
-from qkatlas.jobs.head_scan.answer import most_suppressing
+from qkatlas.jobs.head_scan.answer import closing
 from qkatlas.jobs.head_scan.shards import HEADS, by_layer, head_shards, layer_kin_shards
 from qkatlas.jobs.head_scan.spec import HeadScan
 from qkatlas.jobs.head_scan.work import HeadTask, LayerInputs, find_layer_kin, scan_head
@@ -240,6 +240,6 @@ class HeadScanJob(ModelJob[HeadScan]):
         name = label(columns, self.model.checkpoint.architecture.vocab_size)
         return {"layer": head.layer, "head": head.index, **columns, "label": name}
 
-    def answer(self, run: Run) -> Printed:
-        """The heads that suppress themselves most."""
-        return most_suppressing(run)
+    def answer(self, run: Run) -> Group:
+        """The heads that suppress themselves most, and the layers whose token states do not hold."""
+        return closing(run)
