@@ -107,7 +107,7 @@ def find_shape(name: str) -> Shape:
             n_ctx=planted.n_ctx, positions=planted.n_ctx, computed=True, source="the planted design",
         )  # fmt: skip
     path = Path(at_home(name))
-    if not path.is_dir():
+    if not name.strip() or not path.is_dir():
         raise ValueError(
             f"--model {name!r} is neither a directory nor a known shape; name one of "
             f"{', '.join([*PLANTED, *PRESETS])}, or a directory with config.json"
