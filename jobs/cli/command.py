@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from qkatlas.jobs.cli.ending import COMPLETE, INCOMPLETE, say
 from qkatlas.jobs.cli.handover import hand_over
-from qkatlas.jobs.cli.values import Choice, InputFile
+from qkatlas.jobs.cli.values import Choice, InputFile, OutputFile
 from qkatlas.jobs.loop.option import Option, options_of
 from qkatlas.jobs.loop.request import Request
 
@@ -123,7 +122,7 @@ def _option(option: Option) -> click.Option:
     if option.read is not None:
         kind = InputFile()
     elif option.writes:
-        kind = click.Path(path_type=Path)
+        kind = OutputFile()
     elif option.choices:
         kind = Choice(option.choices)
     elif option.parse is not None:

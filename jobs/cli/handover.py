@@ -16,10 +16,11 @@ import click
 from click.core import ParameterSource
 
 import qkatlas
-from qkatlas.jobs.cli.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, harmless, say
+from qkatlas.jobs.cli.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, say
 from qkatlas.jobs.cli.signals import Interrupted, interrupted
 from qkatlas.jobs.cli.values import InputFile
 from qkatlas.jobs.loop.request import Request
+from qkatlas.jobs.loop.terminal import harmless
 
 if TYPE_CHECKING:
     from qkatlas.cluster.dashboard import Dashboard

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from qkatlas.jobs.loop.terminal import harmless
+
 
 @click.group("model")
 def model() -> None:
@@ -35,5 +37,8 @@ def planted(directory: str, size: str, seed: int, noise: float, skew: float, hea
         raise ValueError(
             f"{directory} cannot be written ({error.strerror or error}); choose a new directory"
         ) from error
-    click.echo(f"planted checkpoint ({size}, target {head}) in {directory}; its truth is in {directory}/truth.json")
-    click.echo(f"next: submit full-vocab --model {shlex.quote(directory)} --head {head}")
+    for line in (
+        f"planted checkpoint ({size}, target {head}) in {directory}; its truth is in {directory}/truth.json",
+        f"next: submit full-vocab --model {shlex.quote(directory)} --head {head}",
+    ):
+        click.echo(harmless(line, one_line=True))

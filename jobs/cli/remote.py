@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qkatlas.jobs.cli.ending import COMPLETE, INCOMPLETE, harmless, say
+from qkatlas.jobs.cli.ending import COMPLETE, INCOMPLETE, say
 from qkatlas.jobs.cli.handover import follow_to_end, open_dashboard
+from qkatlas.jobs.loop.terminal import harmless
 
 if TYPE_CHECKING:
     from qkatlas.cluster.remote_job import JobState

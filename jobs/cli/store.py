@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from qkatlas.jobs.cli.command import out_option
-from qkatlas.jobs.cli.ending import COMPLETE, INCOMPLETE, harmless, say
+from qkatlas.jobs.cli.ending import COMPLETE, INCOMPLETE, say
+from qkatlas.jobs.loop.terminal import harmless
 
 
 @click.command("runs")

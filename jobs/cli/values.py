@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import select
 import stat
 from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
-
-_WRITER_SECONDS = 3.0
-"""How long a named pipe may be without anything written to it."""
 
 
 class InputFile(click.Path):
@@ -29,28 +25,44 @@ class InputFile(click.Path):
         """
         option = param.opts[0] if param is not None else "the file"
         name = os.fspath(value)
-        if not name or "\0" in name:
-            raise ValueError(f"{option} {name!r} is no name of a file; name one that can be read")
+        require_name(option, name)
         try:
             kind = os.stat(name).st_mode
         except OSError:  # whoever reads it says so
             return super().convert(value, param, ctx)
         if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
             raise ValueError(f"{option} {name} is a device; name a file")
-        if stat.S_ISFIFO(kind) and not _is_written(name):
-            raise ValueError(f"{option} {name} is a pipe that nobody writes to; name a file, or start the writer first")
+        # Opening one waits for a writer, perhaps for ever, and asking for one beforehand takes what it has written. A
+        # pipe without a name, as of `<(...)`, has its writer.
+        if stat.S_ISFIFO(kind) and not os.path.realpath(name).startswith("/proc/"):
+            raise ValueError(f"{option} {name} is a named pipe; name a file, or write <(COMMAND) in place of it")
         return super().convert(value, param, ctx)
 
 
-def _is_written(pipe: str) -> bool:
-    """Whether somebody has opened a pipe to write, or will in a moment; opening it to read waits for that."""
-    if os.path.realpath(pipe).startswith("/proc/"):  # one without a name, as of `<(...)`: it has its writer
-        return True
-    descriptor = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        return bool(select.select([descriptor], [], [], _WRITER_SECONDS)[0])
-    finally:
-        os.close(descriptor)
+class OutputFile(click.Path):
+    """A file of this machine that a job writes."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The file's path.
+
+        Raises:
+            ValueError: if its name is none.
+        """
+        require_name(param.opts[0] if param is not None else "the file", os.fspath(value))
+        return super().convert(value, param, ctx)
+
+
+def require_name(option: str, name: str) -> None:
+    """Check that a file can be so called: an empty name would mean the working directory.
+
+    Raises:
+        ValueError: if none can.
+    """
+    if not name.strip() or "\0" in name:
+        raise ValueError(f"{option} {name!r} is no name of a file; name one")
 
 
 class Choice(click.ParamType[str]):

@@ -61,7 +61,7 @@ def resolve(name: str, say: Callable[[str], None]) -> Path:
     if not name.strip():
         raise ValueError("--model is empty; name a model directory, a GGUF file, a hub name or planted")
     path = Path(at_home(name))
-    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if path.exists() or path.is_symlink() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         if not path.is_dir() and not (path.is_file() and path.suffix == ".gguf"):
             raise ValueError(
                 f"model {name!r} is no directory and no GGUF file; give a Hugging Face model directory, a file whose "

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from qkatlas.cluster.executor import Failure
+from qkatlas.jobs.loop.terminal import harmless
 from qkatlas.outputs.runs.shard import Shard
 
 _PLAIN_SECONDS, _LIVE_SECONDS = 5.0, 0.1
@@ -88,7 +89,7 @@ class Progress:
         """Show a line of its own."""
         if not self._quiet:
             self._clear()
-            self._console.print(Text(line))
+            self._console.print(Text(harmless(line, one_line=True)))
 
     def line(self) -> str:
         """Shards done, scores a second if the job computes any, and the time left at that pace."""

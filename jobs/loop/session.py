@@ -15,6 +15,7 @@ from qkatlas.cluster.executor import Grant
 from qkatlas.jobs.loop.clock import Clock
 from qkatlas.jobs.loop.progress import Progress
 from qkatlas.jobs.loop.service import submit
+from qkatlas.jobs.loop.terminal import harmless
 from qkatlas.outputs.places.local_folder import LocalFolder
 from qkatlas.outputs.places.open import open_folder
 
@@ -104,11 +105,12 @@ class Session:
         manifest = result.run.manifest()
         assert manifest is not None, "a result without failures is committed"
         size = manifest.bytes / 1e6
+        self._line("")
         if result.computed:
             stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items() if seconds >= 0.05)
-            self._line(f"\n{result.computed} shards in {sum(result.seconds.values()):.1f} s ({stages})")
+            self._line(f"{result.computed} shards in {sum(result.seconds.values()):.1f} s ({stages})")
         else:
-            self._line("\nfinished before; nothing had to be computed")
+            self._line("finished before; nothing had to be computed")
         written = {part.path.partition("/")[0].removesuffix(".parquet") for part in manifest.parts}
         tables = {table.name: table for table in job.tables}
         shown = [tables[name].glob for name in job.shows if tables[name].folder in written]
@@ -120,8 +122,8 @@ class Session:
         self._line(f"      python -c {shlex.quote(program)}")
 
     def _line(self, text: str) -> None:
-        """Print a plain line, unwrapped."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        """Print a plain line, unwrapped; a folder may be called anything."""
+        self._console.print(harmless(text, one_line=True), markup=False, soft_wrap=True)
 
     def _make_executor(self) -> Executor:
         if self.request.in_process:

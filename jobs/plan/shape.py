@@ -110,7 +110,7 @@ def find_shape(name: str) -> Shape:
     if name == SMOLLM2:
         return Shape.read(resolve(name, print), name)
     path = Path(at_home(name))
-    if not path.is_dir() and not (path.is_file() and path.suffix == ".gguf"):
+    if not name.strip() or (not path.is_dir() and not (path.is_file() and path.suffix == ".gguf")):
         raise ValueError(
             f"--model {name!r} is no directory, no GGUF file and no known shape; name one of "
             f"{', '.join([*PLANTED, SMOLLM2, *PRESETS])}, or a directory with config.json"

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from qkatlas.jobs.loop.terminal import harmless
 from qkatlas.jobs.plan.device import GPU_EFFICIENCY
 from qkatlas.jobs.plan.plan import Machines, Plan
 
@@ -16,8 +17,8 @@ def plan_text(plan: Plan, machines: Machines) -> RenderableType:
     """A plan for a person."""
     shape, grant, gpu = plan.shape, machines.grant, machines.gpu
     lines = [
-        f"{plan.job} of {shape.name}: {shape.vocab_size} tokens, {shape.n_layers} layers x {shape.n_heads} heads of "
-        f"{shape.d_head}, {shape.d_model} wide ({shape.source})"
+        f"{plan.job} of {harmless(shape.name, one_line=True)}: {shape.vocab_size} tokens, "
+        f"{shape.n_layers} layers x {shape.n_heads} heads of {shape.d_head}, {shape.d_model} wide ({shape.source})"
     ]
     if not shape.computed:
         lines.append("Planned only, from its sizes: give the checkpoint itself to learn whether it can be computed.")

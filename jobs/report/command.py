@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from qkatlas.jobs.loop.terminal import harmless
+
 _LARGE = 15_000_000
 """Bytes above which a report opens slowly and is hard to pass on."""
 
@@ -45,7 +47,7 @@ def report(run_names: tuple[str, ...], out: str, runs: str, neighbours: int) -> 
     title, blocks = built.content()
     size = page.write(file, page.render(title, blocks))
     names = ", ".join(run.folder.name for run in built.runs)
-    click.echo(f"{title}: {size / 1e6:.1f} MB in {file}, from {names}")
+    click.echo(harmless(f"{title}: {size / 1e6:.1f} MB in {file}, from {names}", one_line=True))
     if size > _LARGE:
         click.echo(
             f"that is above {_LARGE / 1e6:.0f} MB; fewer --neighbours than {neighbours}, or fewer runs, make it smaller"

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -95,7 +96,7 @@ class LocalFolder:
         return {
             path: entry.stat(follow_symlinks=_leads_to(entry.is_file)).st_size
             for path, entry in _walk(self._path, hidden=False, follow=on_the_way)
-            if _leads_to(entry.is_file) or (entry.is_symlink() and path not in on_the_way | wanted)
+            if _leads_to(entry.is_file) or (not entry.is_dir(follow_symlinks=False) and path not in on_the_way | wanted)
         }
 
     def size(self, path: str) -> int | None:
@@ -119,11 +120,15 @@ class LocalFolder:
 
     def read(self, path: str) -> bytes:
         """A file's content."""
-        return (self._path / path).read_bytes()
+        file = self._path / path
+        require_file(file)
+        return file.read_bytes()
 
     def sha256(self, path: str) -> str:
         """Hash of a file's content."""
-        with (self._path / path).open("rb") as stream:
+        file = self._path / path
+        require_file(file)
+        with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def write(self, path: str, content: bytes) -> None:
@@ -143,13 +148,16 @@ class LocalFolder:
             shutil.move(self._path / path, end)  # out of a folder that is a link to another disk
 
     def clear_leftovers(self, own: Collection[str] = ()) -> list[str]:
-        """Remove temporary files; return folders that bear a file's name, and links to nothing."""
+        """Remove temporary files; return what is no file and bears a file's name, and links to nothing."""
         in_the_way = []
         for path, entry in _walk(self._path, hidden=True):
             if entry.name.startswith(".") and entry.name.endswith(".tmp"):
                 Path(entry.path).unlink(missing_ok=True)
+            elif path in own:
+                if not _leads_to(entry.is_file):
+                    in_the_way.append(path)
             elif entry.is_dir(follow_symlinks=False):
-                if path in own or (path.endswith(".parquet") and not path.startswith("_")):
+                if path.endswith(".parquet") and not path.startswith("_"):
                     in_the_way.append(path)
             elif entry.is_symlink() and not path.startswith("_") and not os.path.exists(entry.path):
                 in_the_way.append(path)
@@ -209,6 +217,7 @@ class LocalLog:
     def lines(self) -> list[bytes]:
         """All lines, oldest first."""
         try:
+            require_file(self._file)
             return self._file.read_bytes().split(b"\n")
         except FileNotFoundError:
             return []
@@ -237,6 +246,17 @@ def _walk(top: Path, *, hidden: bool, follow: Collection[str] = ()) -> Iterator[
             is_link = prefix + entry.name not in follow and entry.is_symlink()
             if not is_link and _leads_to(entry.is_dir):
                 waiting.append((f"{prefix}{entry.name}/", entry.path))
+
+
+def require_file(file: Path) -> None:
+    """Check that reading a file ends: that of a pipe waits for a writer, and that of a device goes on for ever.
+
+    Raises:
+        OSError: if it is neither a file nor a folder, or not there.
+    """
+    kind = file.stat().st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        raise OSError(errno.EINVAL, "it is a pipe, a socket or a device", str(file))
 
 
 def _leads_to(kind: Callable[[], bool]) -> bool:

@@ -52,7 +52,7 @@ def exclusive(file: Path) -> Iterator[None]:
 def is_held(file: Path) -> bool:
     """Whether a driver holds the lock now."""
     try:
-        descriptor = os.open(file, os.O_RDONLY)
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # it may be anything, even a pipe
     except FileNotFoundError:
         return False
     try:

@@ -131,7 +131,7 @@ def all_runs(out: Folder | Path) -> list[Run]:
             there = side_by_side(place, _is_run, runs)
             return [run for run, exists in zip(runs, there, strict=True) if exists]
     except NotADirectoryError as error:
-        raise ValueError(f"--out {out} is no folder; name the folder of the runs") from error
+        raise ValueError(f"{out} is no folder; name the folder of the runs") from error
 
 
 def _is_run(run: Run) -> bool:

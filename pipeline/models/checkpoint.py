@@ -169,7 +169,7 @@ def _gguf_file(path: Path) -> Path | None:
         return path
     if not path.is_dir() or (path / "config.json").exists():
         return None
-    files = sorted(path.glob("*.gguf"))
+    files = sorted(file for file in path.glob("*.gguf") if file.is_file())
     if len(files) > 1:
         raise ValueError(f"{path} holds several models: {', '.join(file.name for file in files)}; name one")
     return files[0] if files else None

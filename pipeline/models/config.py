@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,6 +144,9 @@ def read_json(file: Path, path: Path) -> dict[str, Any]:
         ValueError: if there is none, or it is no JSON object.
     """
     try:
+        kind = file.stat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # reading a pipe or a device might never end
+            raise ValueError("it is a pipe, a socket or a device")
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(f"{path} has no {file.name}; give a Hugging Face model directory") from error

@@ -166,6 +166,8 @@ def _stored(path: Path, name: str) -> dict[str, Any] | None:
 
 def _json(file: Path) -> dict[str, Any]:
     """A JSON object that is welcome but not needed; empty where it is not to be had."""
+    if not file.is_file():  # nor a pipe or a device, which might be read for ever
+        return {}
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qkatlas.jobs.cli.ending import harmless
 from qkatlas.jobs.cli.handover import Handover
+from qkatlas.jobs.loop.terminal import harmless
 from qkatlas.jobs.main import run, submit
 
 URL = "http://127.0.0.1:1"
