@@ -25,7 +25,7 @@ from qkatlas.pipeline.circuit.kinds import STATES
 from qkatlas.pipeline.circuit.states import TokenStates
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.models.weights import ModelWeights
-from qkatlas.pipeline.passes.behaviour import Sequences, block_length, draw_sequences
+from qkatlas.pipeline.passes.behaviour import Sequences, base_rates, block_length, draw_sequences
 from qkatlas.pipeline.passes.fidelity import correlation, row_figures
 from qkatlas.pipeline.passes.prompt_measures import OFFSET_ONLY, PromptStates, measure_prompts, measure_sequences
 from qkatlas.pipeline.passes.semantic import mean_and_std
@@ -142,6 +142,10 @@ class HeadPrompts:
         for head in self._heads:
             for name, mean_LN in means.items():
                 found[head][name] = mean_LN[self._layers.index(head.layer)][head.index]
+            window = self._model.checkpoint.architecture.window_of(head.layer)
+            for sequences in self.sequences:
+                for name, rate in base_rates(sequences.places, window).items():
+                    found[head][f"{name}_base"] = rate
         return found
 
     def _fidelity(self, summaries: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, np.ndarray]]:

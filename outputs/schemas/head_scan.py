@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import pyarrow as pa
 
 from qkatlas.outputs.schemas.field import field
@@ -23,6 +25,10 @@ def _against_null(name: str, what: str, unit: str = "") -> list[pa.Field]:
         _number(f"{name}_null_std", "its standard deviation over them", unit),
         _number(f"{name}_null_z", "(own - mean) / std; null where random heads do not differ"),
     ]
+
+
+def _behaviour(name: str, what: str) -> list[pa.Field]:
+    return [_number(name, what), _number(f"{name}_base", "the same of attention that falls on keys at random")]
 
 
 HEADS = pa.schema(
@@ -68,14 +74,14 @@ HEADS = pa.schema(
         ),
         _number("attention_distance_offset_only", "the same with their mean in place of every token's state"),
         _number("attention_distance_uniform", "the same for uniform attention"),
-        _number("previous_token_score", "mean attention to the token before, in random text without repeats"),
-        _number("duplicate_token_score", "mean attention to the token's earlier occurrence, in a repeated block"),
-        _number("induction_score", "mean attention to the token after that occurrence, in a repeated block"),
-        *(
-            _number(f"prefix_induction_score_{n}", f"the same after a repeat of {n} tokens between fresh tokens")
+        *_behaviour("previous_token_score", "mean attention to the token before, in random text without repeats"),
+        *_behaviour("duplicate_token_score", "mean attention to the token's earlier occurrence, in a repeated block"),
+        *_behaviour("induction_score", "mean attention to the token after that occurrence, in a repeated block"),
+        *chain.from_iterable(
+            _behaviour(f"prefix_induction_score_{n}", f"the same after a repeat of {n} tokens between fresh tokens")
             for n in range(1, 5)
         ),
-        _number("bos_share", "mean attention to BOS, in random text without repeats"),
+        *_behaviour("bos_share", "mean attention to BOS, in random text without repeats"),
         _number("norm", "Frobenius norm of W'"),
         _number("sym_norm", "Frobenius norm of its symmetric part"),
         _number("skew_norm", "Frobenius norm of its skew-symmetric part"),

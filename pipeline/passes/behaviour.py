@@ -8,7 +8,7 @@ Shapes: P sequences, T = 1 + 2n positions, N heads, Q measured (sequence, query,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,6 +140,24 @@ def behaviour_sums(scores_PNTT: torch.Tensor, places: dict[str, IntArray], seque
         sequence, query, key = torch.from_numpy(here).to(pattern_PNTT.device).unbind(dim=1)
         sums[name] = pattern_PNTT[sequence - sequences.start, :, query, key].sum(dim=0).cpu().numpy()
     return sums
+
+
+def base_rates(places: Mapping[str, IntArray], window: int | None = None) -> dict[str, float]:
+    """What the scores of a head would be whose attention fell on the keys it reads at random, however narrow it is.
+
+    Args:
+        places: of all sequences of a kind.
+        window: positions that a query reads; None = all before it.
+
+    Returns:
+        Name of a score -> the mean of one over the number of keys; keys outside the window count as none.
+    """
+    rates = {}
+    for name, places_Q3 in places.items():
+        query_Q, key_Q = places_Q3[:, 1], places_Q3[:, 2]
+        reads_Q = np.minimum(query_Q + 1, window or query_Q.max() + 1)
+        rates[name] = float(np.where(query_Q - key_Q < reads_Q, 1 / reads_Q, 0.0).mean())
+    return rates
 
 
 def causal_pattern(scores_PNTT: torch.Tensor) -> torch.Tensor:

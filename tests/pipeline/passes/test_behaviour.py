@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GPT2LMHeadModel
 
-from qkatlas.pipeline.passes.behaviour import BEHAVIOURS, behaviour_sums, block_length, causal_pattern, draw_sequences
+from qkatlas.pipeline.passes.behaviour import (
+    BEHAVIOURS,
+    base_rates,
+    behaviour_sums,
+    block_length,
+    causal_pattern,
+    draw_sequences,
+)
 
 
 @pytest.mark.slow
@@ -69,3 +76,21 @@ def test_sums_are_those_of_hugging_faces_patterns(random_model: Path) -> None:
         here = [(p - 4, q, k) for p, q, k in places_Q3.tolist() if 4 <= p < 8]
         expected_N = np.sum([pattern[p, :, q, k] for p, q, k in here], axis=0)
         np.testing.assert_allclose(sums[name], expected_N, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 9])
+def test_base_rates_are_the_scores_of_attention_that_falls_at_random(window: int | None) -> None:
+    """Heads that put all attention on one key, or spread it over some, drawn anew for every query."""
+    rng = np.random.default_rng(0)
+    for kind in draw_sequences(range(1, 211), bos=0, block=12, seed=2)[:3]:
+        count, length = kind.tokens_PT.shape
+        between = np.arange(length)[:, None] - np.arange(length)
+        read = (between >= 0) & (between < (window or length))
+        expected = base_rates(kind.places, window)
+        for sharpness in (0.0, 50.0):  # uniform, and all on one key
+            scores = np.where(read, sharpness * rng.standard_normal((count, 60, length, length)), -1e30)
+            sums = behaviour_sums(torch.from_numpy(scores), kind.places, range(count))
+            for name, sums_N in sums.items():
+                found = sums_N.mean() / len(kind.places[name])
+                assert found == pytest.approx(expected[name], abs=1e-12 if sharpness == 0 else 0.015), name
+    assert base_rates({"bos_share": np.array([[0, 30, 0]])}, 9) == {"bos_share": 0.0}
