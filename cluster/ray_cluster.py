@@ -42,6 +42,10 @@ from ray.exceptions import AuthenticationError as AuthenticationError  # noqa: T
 from ray.exceptions import GetTimeoutError, LocalRayletDiedError, RayError, RayTaskError  # noqa: TID251
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: TID251
 
+# Ray prints what it says of lost workers and nodes on a driver's standard output, whatever it is told of logs; the
+# executor says it where it matters.
+ray._private.worker.listen_error_messages = lambda *arguments: None
+
 RETRIES = 3
 """How often an item is run again after its worker or node was lost. Errors of the function are never retried."""
 

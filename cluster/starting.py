@@ -20,8 +20,11 @@ _START_SECONDS = 120.0
 _NATIVE_SECONDS = 10.0
 """How much longer where Ray's native code lets no other thread go on."""
 
-_STORE_SHARE, _BESIDE_STORE = 0.3, 3_000_000_000
-"""Part of the free memory that Ray maps as its store in every process, and bytes that a process maps beside it."""
+_STORE_SHARE = 0.3
+"""Part of the free memory that Ray maps as its store in every process, and in a raylet twice."""
+
+_BESIDE_STORE, _BESIDE_STORE_TWICE = 3_000_000_000, 1_000_000_000
+"""Bytes that a process with Python, and a raylet, map beside it."""
 
 
 def start(begin: Callable[[], object]) -> None:
@@ -69,7 +72,8 @@ def _require_address_space() -> None:
         return
     text = Path("/proc/meminfo").read_text()
     available = next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("MemAvailable"))
-    needed = int(_STORE_SHARE * available) + _BESIDE_STORE
+    store = int(_STORE_SHARE * available)
+    needed = max(store + _BESIDE_STORE, 2 * store + _BESIDE_STORE_TWICE)
     if limit < needed:
         raise ValueError(
             f"a process may map {limit / 1e9:.1f} GB here, and Ray's map about {needed / 1e9:.1f} GB; raise the limit "

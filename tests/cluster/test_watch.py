@@ -43,6 +43,27 @@ with cluster_of({"num_cpus": 1}, head=0) as cluster:
     executor.close()
 """
 
+KILLED = """
+import os, signal, time
+from support.commands import marked
+from qkatlas.cluster.executor import ClusterLostError, Grant
+from qkatlas.cluster.ray_cluster import RayExecutor
+
+def sleep(grant, item):
+    for process, line in marked("TEST_MARK=killed").items():
+        if line.split()[0].endswith("/raylet/raylet"):
+            os.kill(process, signal.SIGKILL)
+    time.sleep(5)
+
+with RayExecutor() as executor:
+    executor.start(Grant(cpus=1, gpus=0, workers=1))
+    try:
+        list(executor.map(sleep, [(1, ())]))
+    except ClusterLostError:
+        pass
+    time.sleep(6)  # Ray takes its time to say what it has to
+"""
+
 
 @pytest.mark.slow
 def test_an_answer_and_an_error_arrive_and_silence_ends() -> None:
@@ -81,6 +102,13 @@ def test_a_head_lost_between_two_steps_is_noticed() -> None:
         env={**os.environ, "PYTHONPATH": paths},
     )
     assert done.stdout.splitlines() == ["the head of the cluster has not answered for 1 s"] * 2, done.stderr
+
+
+@pytest.mark.cluster
+def test_what_ray_says_of_lost_processes_is_not_printed_as_a_result() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["tests", *sys.path]), "TEST_MARK": "killed"}
+    done = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True, timeout=120, env=environment)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
 def test_what_a_version_mismatch_is_about_is_on_its_line() -> None:

@@ -51,3 +51,20 @@ def test_a_manifest_that_cannot_be_read_is_a_fault_like_others(out: Path, capsys
 def test_a_folder_that_cannot_be_is_refused(out_: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert submit(["runs", "--out", out_]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_short_name_that_fits_several_runs_lists_them_and_the_newest_can_be_asked_for(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dates = {"2026-05-01T00:00:00+00:00": 1, "2026-07-01T00:00:00+00:00": 2, "2026-06-01T00:00:00+00:00": 3}
+    made = [finish(out, origin=replace(ORIGIN, finished=date), number=number) for date, number in dates.items()]
+    assert submit(["status", "test", "--out", str(out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"submit: error: run 'test' fits 3 runs in {out}; name one of: ")
+    for run, date in zip(made, dates, strict=True):
+        assert f"{run.folder.name} (m, L0H0, {date})" in line
+    for name in ("latest", "test-latest"):
+        assert submit(["status", name, "--out", str(out)]) == 0
+        assert capsys.readouterr().out.startswith(f"{made[1].folder.name}: complete")
+        assert submit(["verify", name, "--out", str(out)]) == 0
+        assert capsys.readouterr().out.startswith(f"{made[1].folder.name}: sound")

@@ -115,6 +115,10 @@ def test_a_source_that_is_named_may_lie_anywhere(
     assert "is neither named nor beside it; name it too" in refused(capfd, communities, "--out", tmp_path / "r.html")
     assert Content(elsewhere, communities).blocks == whole
     assert Content(communities, elsewhere).blocks == whole
+    for named in ((elsewhere, "communities"), ("latest", elsewhere)):  # the map by its short name, in another folder
+        code, said, error = submit(capfd, *named, "--runs", communities.parent, "--out", tmp_path / "r.html")
+        assert (code, error) == (0, "")
+        assert f"from {tokens.name}, {communities.name}" in said
     # One that was named is taken before one beside.
     shutil.copytree(elsewhere, tokens)
     (tokens / "tokens.parquet").write_bytes(b"")
