@@ -4,7 +4,8 @@
 the real pre-softmax scores come from transformers' eager attention; a token-only score is that of the two tokens'
 states at the offset at which they stand. The measure is Pearson's correlation over all pairs of a query and an earlier
 key or itself, the first position left out, after each query's mean over its keys is taken from both. It prints the
-median head of each band of layers, and as `offset only` that of one state for all tokens: what position alone tells.
+median head of each band of layers, and as `offset only` that of one state for all tokens, the mean of
+theirs in context: what position alone tells.
 
 Shapes: N heads of a layer, T positions, U different tokens of the texts, D model, H head dimension, L layers.
 """
@@ -121,7 +122,7 @@ def main(layers: str, threads: int, texts: tuple[str, ...], draws: int) -> None:
         for layer in wanted:
             states_UD = states.advance_to(layer)
             found[name][layer] = fidelity(checkpoint, layer, states_UD, place, tokens, real)
-            if name == "mlp":
+            if name == "context behind BOS":
                 one_UD = np.broadcast_to(states_UD.mean(axis=0), states_UD.shape)
                 found["offset only"][layer] = fidelity(checkpoint, layer, one_UD, place, tokens, real)
         click.echo(f"{name}: {len(known)} tokens in {time.perf_counter() - started:.0f} s")

@@ -8,7 +8,16 @@ from __future__ import annotations
 from qkatlas.jobs.full_vocab.spec import FullVocab
 from qkatlas.jobs.inputs.settings import require_top_k_fits
 from qkatlas.jobs.plan.load import held_streams, passing_states, preparing, projecting, scoring
-from qkatlas.jobs.plan.memory import ALLOCATORS, DRIVER_LIBRARIES, WORKER_LIBRARIES, Memory, moments, on_gpu, packed
+from qkatlas.jobs.plan.memory import (
+    ALLOCATORS,
+    DRIVER_LIBRARIES,
+    PROMPT_DRIVER_LIBRARIES,
+    WORKER_LIBRARIES,
+    Memory,
+    moments,
+    on_gpu,
+    packed,
+)
 from qkatlas.jobs.plan.plan import Plan
 from qkatlas.jobs.plan.shape import Shape
 from qkatlas.jobs.plan.step import DRIVER, WORKERS, Load, Step
@@ -16,6 +25,7 @@ from qkatlas.jobs.plan.table import PlannedTable
 from qkatlas.jobs.worker.ranges import row_shards
 from qkatlas.jobs.worker.tables import SELF, TOPK
 from qkatlas.outputs.schemas import scores as schemas
+from qkatlas.pipeline.circuit.kinds import CONTEXT, PREFIX
 from qkatlas.pipeline.models.head import Head
 
 
@@ -52,12 +62,14 @@ def plan_full_vocab(shape: Shape, spec: FullVocab) -> Plan:
         Step(name="writing", place=WORKERS, load=Load(written=written), shards=len(planned), one_thread=True),
     ]
     inputs, state = 8.0 * v * h, 4.0 * v * d
+    # The tokenizer that reads a text is transformers', whose libraries a model's own passes load too.
+    libraries = PROMPT_DRIVER_LIBRARIES if states in (PREFIX, CONTEXT) else DRIVER_LIBRARIES
     streams = held_streams(shape, head.layer, states, **pool)
     results = 2.0 * max(rows) * (8 * top_k + 60)
     memory = Memory(
         worker=WORKER_LIBRARIES + ALLOCATORS + moments(v, h) + packed(v, h) + results,
         shared=inputs,
-        driver=DRIVER_LIBRARIES + state * (2 if head.layer else 1) + streams + 2 * inputs,
+        driver=libraries + state * (2 if head.layer else 1) + streams + 2 * inputs,
         gpu=on_gpu(v, h, max(rows), top_k),
     )
     return Plan(job="full-vocab", shape=shape, shards=planned, tables=tables, steps=steps, memory=memory)

@@ -10,6 +10,7 @@ from qkatlas.jobs.plan.step import Load
 from qkatlas.pipeline.circuit.kinds import CONTEXT, DRAWS, PREFIX, WINDOWS
 from qkatlas.pipeline.circuit.spectrum import NULL_DRAWS
 from qkatlas.pipeline.circuit.states import REFERENCE_LENGTH, REFERENCE_PROMPTS
+from qkatlas.pipeline.models.blocks import BLOCK_ROWS
 from qkatlas.pipeline.scoring.cpu import PACKED_BYTES, ROW_TILE
 from qkatlas.pipeline.text.calibration import LENGTH
 
@@ -43,7 +44,10 @@ def passing_states(
 
 
 def held_streams(shape: Shape, layers: int, states: str, *, windows: int | None, draws: int | None) -> float:
-    """Bytes that the states `context` hold beside the states themselves: a stream for each token and window of it.
+    """Bytes that the states `context` hold beside the states themselves.
+
+    They are a stream for each token and window of it, the unembedding, the pool, and on each of two threads copies of
+    what a block of tokens reads.
 
     Args:
         shape: the model.
@@ -55,7 +59,9 @@ def held_streams(shape: Shape, layers: int, states: str, *, windows: int | None,
     if states != CONTEXT or not layers:
         return 0.0
     pool = 3.0 * (windows or WINDOWS) * (1 + LENGTH)  # its streams, keys and values
-    return 4.0 * shape.d_model * (shape.vocab_size * (draws or DRAWS) + pool)
+    streams = 4.0 * shape.d_model * (shape.vocab_size * (1 + (draws or DRAWS)) + pool)
+    read = 4.0 * BLOCK_ROWS * (1 + LENGTH) * (shape.kv_heads or shape.n_heads) * shape.d_head
+    return streams + 2 * 4 * read  # keys and values, as they are picked and as a product takes them
 
 
 def running(shape: Shape, tokens: int, layers: int) -> Load:

@@ -152,7 +152,10 @@ def test_a_plan_counts_every_window_a_token_is_read_behind() -> None:
     assert prefix == one * 50257 * 6
     (_, plain), (found, memory) = states_of(), states_of(states="context")
     assert found == one * (50257 * 4 * 6 + 512 * 9 * (12 + 6)) + 2 * 2.0 * 512 * 50257 * d
-    assert 4.0 * 50257 * 4 * d < memory - plain < 4.3 * 50257 * 4 * d
+    assert 4.0 * 50257 * 5 * d < memory - plain
+    # A run of the planted model, whose shape is that of gpt2, took 2.36 GB at its layer 1.
+    at_1 = plan_full_vocab(shape, FullVocab(head="L1H5", states="context")).memory.driver
+    assert at_1 == pytest.approx(2.36e9, rel=0.1)
     assert states_of(states="context", draws=8)[0] > 1.9 * found
     assert plan_full_vocab(shape, FullVocab(head="L0H0", states="context")).flops == pytest.approx(
         plan_full_vocab(shape, FullVocab(head="L0H0")).flops
