@@ -12,7 +12,7 @@ from rich.table import Table
 
 from qkatlas.outputs.runs.reader import read_whole
 from qkatlas.outputs.runs.run import Run
-from qkatlas.pipeline.circuit.labels import ROW_FIDELITY
+from qkatlas.pipeline.circuit.labels import TOKEN_SHARE
 
 _HEADS = 10
 
@@ -39,13 +39,13 @@ def doubts(rows: Sequence[Row]) -> Iterator[str]:
         rows: of the table `heads`, in order of the layers.
     """
     of_layers = {layer: list(of_layer) for layer, of_layer in groupby(rows, key=lambda row: row["layer"])}
-    fidelity = {layer: _median(own, "row_fidelity") for layer, own in of_layers.items()}
-    low = [layer for layer, value in fidelity.items() if value is not None and value < ROW_FIDELITY]
+    shares = {layer: _median(own, "token_share") for layer, own in of_layers.items()}
+    low = [layer for layer, value in shares.items() if value is not None and value < TOKEN_SHARE]
     if low:
         here = [row for layer in low for row in of_layers[layer]]
         alone = _median(here, "fidelity_offset_only")
         yield (
-            f"token states predict little of attention in layers {_ranges(low)}: median correlation within rows "
+            f"token states predict little of most heads in layers {_ranges(low)}: median correlation within rows "
             f"{_median(here, 'row_fidelity'):.2f}" + ("" if alone is None else f", by offsets alone {alone:.2f}")
         )
     collapsed = [layer for layer, own in of_layers.items() if (own[0].get("random_cosine") or 0) >= _COLLAPSED]

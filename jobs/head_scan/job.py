@@ -44,7 +44,7 @@ from qkatlas.outputs.schemas import head_scan as schemas
 from qkatlas.pipeline.circuit.collapse import collapse
 from qkatlas.pipeline.circuit.context import ContextStates
 from qkatlas.pipeline.circuit.kin import unit_states
-from qkatlas.pipeline.circuit.labels import label
+from qkatlas.pipeline.circuit.labels import label, token_share
 from qkatlas.pipeline.circuit.projection import bilinear_factors, head_weights
 from qkatlas.pipeline.circuit.spectrum import second_moment
 from qkatlas.pipeline.circuit.states import TokenStates, normalise
@@ -237,8 +237,9 @@ class HeadScanJob(ModelJob[HeadScan]):
         }
 
     def _row(self, head: Head, columns: Mapping[str, Any]) -> dict[str, Any]:
-        name = label(columns, self.model.checkpoint.architecture.vocab_size)
-        return {"layer": head.layer, "head": head.index, **columns, "label": name}
+        share = token_share(columns.get("row_fidelity"), columns.get("fidelity_offset_only"))
+        row = {"layer": head.layer, "head": head.index, **columns, "token_share": share}
+        return {**row, "label": label(row, self.model.checkpoint.architecture.vocab_size)}
 
     def answer(self, run: Run) -> Group:
         """The heads that suppress themselves most, and the layers whose token states do not hold."""

@@ -69,6 +69,10 @@ HEADS = pa.schema(
         _number("row_fidelity_bos", "within rows, for token states bos"),
         _number("fidelity_offset_only", "within rows, with the mean of the run's states in place of every token's"),
         _number(
+            "token_share",
+            "share of the variance that offsets leave open which the run's states predict: (r^2 - r0^2) / (1 - r0^2)",
+        ),
+        _number(
             "attention_distance",
             "mean total variation between the attention that the run's states give to keys but BOS and the real one",
         ),
