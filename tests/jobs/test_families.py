@@ -194,6 +194,7 @@ def test_prompts_are_those_of_transformers(worded: Callable[[str], Path], runs: 
     assert -1 <= row["fidelity_offset_only"] <= 1
 
 
+@pytest.mark.slow
 def test_the_other_jobs_score_as_full_vocab_does(worded: Callable[[str], Path], runs: Submit) -> None:
     folder = worded("llama-groups-of-3")
     one = ["--model", str(folder), "--head", f"L{LAYER}H{HEAD}", "--offset", str(OFFSET)]
@@ -222,6 +223,7 @@ def test_the_other_jobs_score_as_full_vocab_does(worded: Callable[[str], Path], 
     runs("communities", str(whole.folder), "--neighbours", "4", "--restarts", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("states", [("context", "--windows", "40", "--draws", "3"), ("prefix", "--prefix", "#5,#9")])
 def test_states_in_context_serve_the_other_jobs_as_they_serve_full_vocab(
     worded: Callable[[str], Path], runs: Submit, states: tuple[str, ...]

@@ -73,6 +73,7 @@ class Stopping(InProcessExecutor):
             yield outcome
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [FEW, {"states": "prefix", "prefix": "red cat"}])
 def test_a_stopped_run_is_resumed_to_the_same_files(worded_model: Path, tmp_path: Path, spec: dict[str, Any]) -> None:
     whole = submit(job_of(worded_model, **spec), out=tmp_path / "whole", executor=InProcessExecutor(), gpus=0)

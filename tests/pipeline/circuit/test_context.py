@@ -87,6 +87,7 @@ def test_states_are_the_mean_hidden_states_behind_the_likeliest_windows(variant:
     require_states(make(variant, tmp_path / "model", **VARIANTS[variant]), prefix=[1], draws=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("prefix", "draws"), [([0], 4), ([], 1), ([7, 3], 2)])
 def test_learned_positions_are_those_behind_prefix_and_window(
     make_random_model: Callable[..., Path], prefix: list[int], draws: int

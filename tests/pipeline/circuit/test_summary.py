@@ -69,6 +69,7 @@ def test_a_hub_is_the_best_key_of_most_rows() -> None:
     assert hub_summary(np.array([9, 3], np.int32)) == {"hub_id": 3, "hub_share": 0.5}
 
 
+@pytest.mark.slow
 def test_the_interval_of_self_z_holds_the_mean_of_the_law_it_is_drawn_from() -> None:
     held = 0
     for seed in range(200):

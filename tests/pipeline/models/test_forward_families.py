@@ -49,6 +49,7 @@ def test_every_family_runs_as_transformers_runs_it(tmp_path: Path, variant: str)
         assert torch.equal(logits_RV.reshape(logits_PTV.shape), model.run(RANDOM, {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["llama-groups-of-3", "gemma-2-no-cap", "neox", "neox-sequential"])
 def test_mean_states_have_the_mean_of_what_attention_adds(tmp_path: Path, variant: str) -> None:
     """Against transformers with each layer's addition replaced by its mean over the reference prompts."""

@@ -65,6 +65,7 @@ def test_a_file_gives_the_scores_of_the_checkpoint_it_was_made_of(variant: str, 
     same_scores(checkpoint, reference(folder), tuple(range(checkpoint.architecture.n_layers)))
 
 
+@pytest.mark.slow
 def test_a_gemma_3_has_its_two_rotations_and_windows(tmp_path: Path) -> None:
     ropes = {
         "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
