@@ -162,13 +162,12 @@ class HeadScanJob(ModelJob[HeadScan]):
                 return None
             norm = self.model.checkpoint.architecture.norm
             normalised_VD = normalise(states.values_VD, norm, threads=context.threads)
-            unit_VD = unit_states(states.values_VD, norm, threads=context.threads)
             return LayerInputs(
                 states_VD=states.values_VD,
                 kin_ids_VN=kin_ids_VN,
                 moment_DD=second_moment(normalised_VD, threads=context.threads),
                 made_from=states.made_from,
-                collapse=collapse(states.values_VD, unit_VD),
+                collapse=collapse(states.values_VD, norm, threads=context.threads),
             )
 
         return Step(

@@ -139,13 +139,13 @@ class HeadPrompts:
                 for head, value in zip(self._heads, values, strict=True):
                     found[head][name] = None if np.isnan(value) else float(value)
         means = {name: mean for receipt in mine for name, mean in receipt.summary.get("behaviour", {}).items()}
+        places = {name: of_kind for sequences in self.sequences for name, of_kind in sequences.places.items()}
+        windows = {layer: self._model.checkpoint.architecture.window_of(layer) for layer in self._layers}
+        bases = {window: base_rates(places, window) for window in set(windows.values())}
         for head in self._heads:
             for name, mean_LN in means.items():
                 found[head][name] = mean_LN[self._layers.index(head.layer)][head.index]
-            window = self._model.checkpoint.architecture.window_of(head.layer)
-            for sequences in self.sequences:
-                for name, rate in base_rates(sequences.places, window).items():
-                    found[head][f"{name}_base"] = rate
+            found[head] |= {f"{name}_base": rate for name, rate in bases[windows[head.layer]].items()}
         return found
 
     def _fidelity(self, summaries: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, np.ndarray]]:

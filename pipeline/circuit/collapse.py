@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from qkatlas.pipeline.circuit.kin import unit_states
+from qkatlas.pipeline.models.architecture import Norm
 from qkatlas.pipeline.text import streams
 
 _GIANT = 3.0
@@ -17,12 +19,13 @@ _PAIRS = 10_000
 """Random pairs of tokens whose cosines are taken."""
 
 
-def collapse(states_VD: npt.NDArray[np.float32], unit_VD: npt.NDArray[np.float32]) -> dict[str, float]:
+def collapse(states_VD: npt.NDArray[np.float32], norm: Norm, *, threads: int) -> dict[str, float]:
     """Measure how far a layer's token states have become one.
 
     Args:
         states_VD: float32 [V, D], the states that enter the layer.
-        unit_VD: the same as `qkatlas.pipeline.circuit.kin.unit_states`.
+        norm: the model's normalisation, which decides what a cosine is taken of.
+        threads: threads to use; the result does not depend on it.
 
     Returns:
         `giant_share`, the share of tokens whose norm is over 3 times the median, and `random_cosine`, the mean cosine
@@ -33,7 +36,9 @@ def collapse(states_VD: npt.NDArray[np.float32], unit_VD: npt.NDArray[np.float32
     rng = streams.STATE_PAIRS.generator(count)
     first = rng.integers(0, count, _PAIRS)
     second = (first + rng.integers(1, max(count, 2), _PAIRS)) % count
-    cosines = np.einsum("pd,pd->p", unit_VD[first], unit_VD[second], dtype=np.float64)
+    # The states of the pairs alone: a layer's whole vocabulary was made unit for its kin, and need not be again.
+    one_PD, other_PD = (unit_states(states_VD[ids], norm, threads=threads) for ids in (first, second))
+    cosines = np.einsum("pd,pd->p", one_PD, other_PD, dtype=np.float64)
     return {
         "giant_share": float((norm_V > _GIANT * np.median(norm_V)).mean()),
         "random_cosine": float(cosines.mean()),

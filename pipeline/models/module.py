@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from qkatlas.pipeline.models.architecture import Architecture
+from qkatlas.pipeline.models.families import family_of
 from qkatlas.pipeline.models.family import UNEMBEDDING
 from qkatlas.pipeline.models.rotary import Rotary
 from qkatlas.pipeline.models.weights import ModelWeights
@@ -63,11 +64,10 @@ def _state(weights: ModelWeights) -> dict[str, torch.Tensor]:
             name if name == UNEMBEDDING else f"{body}.{name}": torch.from_numpy(array)
             for name, array in weights.tensors.items()
         }
-    embedding = {"gpt2": "wte", "llama": "embed_tokens", "neox": "embed_in"}[a.family]
     if UNEMBEDDING not in state:
         # What has no unembedding has no logits; a number that were taken for one would show.
         none_VD = torch.full((1, 1), torch.nan).expand(a.vocab_size, a.d_model)
-        state[UNEMBEDDING] = state[f"{body}.{embedding}.weight"] if a.tied else none_VD
+        state[UNEMBEDDING] = state[f"{body}.{family_of(a).embedding}"] if a.tied else none_VD
     if a.family == "gpt2" and a.score_width is None:
         # TransformerBridge divides by sqrt(H) all the same; queries as much longer make up for it.
         for layer in range(a.n_layers):
