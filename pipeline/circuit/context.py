@@ -18,11 +18,10 @@ import torch
 from jaxtyping import Float32
 
 from qkatlas.pipeline.circuit.kinds import CONTEXT
-from qkatlas.pipeline.circuit.states import require_room
+from qkatlas.pipeline.circuit.states import embedded, require_room
 from qkatlas.pipeline.models.blocks import BLOCK_ROWS, for_blocks
 from qkatlas.pipeline.models.families import family_of
 from qkatlas.pipeline.models.family import UNEMBEDDING
-from qkatlas.pipeline.models.gpt2 import POSITIONS
 from qkatlas.pipeline.models.layers import Attention, Context, Part, mlp, norm
 from qkatlas.pipeline.models.weights import Weights
 
@@ -76,12 +75,7 @@ class ContextStates:
         self._windows: _Windows | None = None
         self._chosen_VS = np.empty((0, draws), np.int64)
         self._streams_VSD = np.empty((0, draws, weights.architecture.d_model), np.float32)
-        a = weights.architecture
-        embedding_VD = weights.tensor(family_of(a).embedding)
-        own_VD = (embedding_VD if token_ids is None else embedding_VD[token_ids]) * np.float32(a.embed_scale)
-        if a.rotary is None:
-            own_VD = own_VD + weights.tensor(POSITIONS)[self._windows_WC.shape[1]]
-        self.values_VD: Float32[np.ndarray, "V D"] = own_VD
+        self.values_VD: Float32[np.ndarray, "V D"] = embedded(weights, token_ids, self._windows_WC.shape[1])
 
     def advance_to(self, layer: int) -> Float32[np.ndarray, "V D"]:
         """Go on to a layer, this one or a later one, and return its states."""
@@ -124,9 +118,7 @@ class _Windows:
     def __init__(self, weights: Weights, windows_WC: IntArray, threads: int) -> None:
         a = weights.architecture
         self._parallel, self._threads = a.parallel, threads
-        self.stream_WCD = weights.tensor(family_of(a).embedding)[windows_WC] * np.float32(a.embed_scale)
-        if a.rotary is None:
-            self.stream_WCD += weights.tensor(POSITIONS)[: windows_WC.shape[1]]
+        self.stream_WCD = embedded(weights, windows_WC, slice(windows_WC.shape[1]))
         self._heads = a.n_kv_heads, a.d_head
 
     def pass_layer(self, attention: Attention, add_mlp: Part) -> Context:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float32
 
@@ -76,23 +77,15 @@ class TokenStates:
         self._kind = kind
         self._means_LD = attention_means_LD
         self._threads = threads
-        embedding_VD = weights.tensor(family_of(a).embedding)
-        own_VD = embedding_VD if token_ids is None else embedding_VD[token_ids]
-        if a.embed_scale != 1:
-            own_VD = own_VD * np.float32(a.embed_scale)
         if kind == "bos":
             prefix = (a.require_bos(),)
         self._prefix_CD: Float32[np.ndarray, "C D"] | None = None
         if prefix:
             require_room(prefix, a, kind)
-            self._prefix_CD = embedding_VD[list(prefix)] * np.float32(a.embed_scale)
-        if a.rotary is None:
-            position_TD = weights.tensor(POSITIONS)
-            if kind == "mean":
-                own_VD = own_VD + position_TD.mean(axis=0, dtype=np.float64).astype(np.float32)
-            if self._prefix_CD is not None:
-                self._prefix_CD = self._prefix_CD + position_TD[: len(prefix)]
-                own_VD = own_VD + position_TD[len(prefix)]
+            self._prefix_CD = embedded(weights, prefix, slice(len(prefix)))
+        own_VD = embedded(weights, token_ids, len(prefix) if prefix else None)
+        if kind == "mean" and a.rotary is None:
+            own_VD = own_VD + weights.tensor(POSITIONS).mean(axis=0, dtype=np.float64).astype(np.float32)
         self.values_VD: Float32[np.ndarray, "V D"] = own_VD
 
     def advance_to(self, layer: int) -> Float32[np.ndarray, "V D"]:
@@ -122,6 +115,29 @@ class TokenStates:
             self._prefix_CD = prefix.after(add_mlp, parallel)
         self.values_VD = values_VD
         self.layer += 1
+
+
+def embedded(
+    weights: Weights, token_ids: Sequence[int] | npt.NDArray[np.int64] | None, positions: int | slice | None
+) -> npt.NDArray[np.float32]:
+    """What enters layer 0 at some tokens, as the model scales it.
+
+    Args:
+        weights: the model.
+        token_ids: the tokens, of any shape; None = the whole vocabulary, in its order.
+        positions: where they stand, one for all or one for each of the last axis; None = nowhere. Models that turn
+            queries and keys add none.
+
+    Returns:
+        float32 [..., D]; not to be changed where nothing was scaled, picked or added.
+    """
+    a = weights.architecture
+    own_VD = weights.tensor(family_of(a).embedding)
+    if token_ids is not None:
+        own_VD = own_VD[np.asarray(token_ids, np.int64)]
+    if a.embed_scale != 1:
+        own_VD = own_VD * np.float32(a.embed_scale)
+    return own_VD if positions is None or a.rotary is not None else own_VD + weights.tensor(POSITIONS)[positions]
 
 
 def require_room(prefix: Sequence[int], architecture: Architecture, kind: str) -> None:
