@@ -25,7 +25,7 @@ from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.resolve import resolve
 from qkatlas.pipeline.circuit.kinds import CONTEXT, DRAWS, PREFIX, WINDOWS
 from qkatlas.pipeline.models.checkpoint import Checkpoint
-from qkatlas.pipeline.passes.fidelity import LayerProjection
+from qkatlas.pipeline.passes.fidelity import LayerProjection, row_figures, row_sums
 from qkatlas.pipeline.text.calibration import calibration_windows
 from qkatlas.pipeline.text.tokenizer import encode_each
 
@@ -79,13 +79,6 @@ def real_scores(path: str, file: str, tokens: list[list[int]]) -> list[list[np.n
     return found
 
 
-def centred(scores_NTT: np.ndarray, read_TT: np.ndarray) -> np.ndarray:
-    """Scores less the mean of their row, of the pairs that are read: [N, pairs]."""
-    kept_NTT = np.where(read_TT, scores_NTT, 0.0)
-    mean_NT1 = kept_NTT.sum(axis=2, keepdims=True) / np.maximum(read_TT.sum(axis=1)[:, None], 1)
-    return (kept_NTT - mean_NT1)[:, read_TT]
-
-
 @click.command()
 @click.option("--layers", default="", help="Layers to look at, such as 1,3,12.  [default: all]")
 @click.option("--threads", default=2, show_default=True)
@@ -134,16 +127,12 @@ def fidelity(
     real: list[list[np.ndarray]],
 ) -> np.ndarray:  # fmt: skip
     """Correlation of each head's row-centred scores over all texts, [N]."""
-    pairs: list[tuple[np.ndarray, np.ndarray]] = []
     projection = LayerProjection.of(checkpoint, layer, np.ascontiguousarray(states_UD), threads=2)
-    for ids, by_layer in zip(tokens, real, strict=True):
-        own_T = torch.tensor([[place[token] for token in ids]])
-        scores_NTT = projection.scores(own_T)[0].numpy().astype(np.float64)
-        read_TT = np.tril(np.ones((len(ids), len(ids)), bool))
-        read_TT[:, 0] = read_TT[0] = False
-        pairs.append((centred(scores_NTT, read_TT), centred(by_layer[layer].astype(np.float64), read_TT)))
-    x, y = (np.concatenate([pair[side] for pair in pairs], axis=1) for side in (0, 1))
-    return (x * y).sum(axis=1) / np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
+    sums = [
+        row_sums(projection.scores(torch.tensor([[place[token] for token in ids]])), torch.from_numpy(of[layer][None]))
+        for ids, of in zip(tokens, real, strict=True)
+    ]
+    return row_figures(np.sum(sums, axis=0))["correlation"]
 
 
 def show(found: Mapping[str, Mapping[int, np.ndarray]], wanted: list[int]) -> None:
