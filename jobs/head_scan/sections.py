@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from qkatlas.jobs.report.section import Section, Shown, columns
-
-_SPECTRUM = ("eigenvalue", "singular_value", "sym_singular_value", "skew_singular_value")
+from qkatlas.outputs.schemas.head_scan import SPECTRUM_VALUES
 
 
 def all_heads(shown: Shown) -> dict[str, Any]:
@@ -31,7 +30,7 @@ def all_heads(shown: Shown) -> dict[str, Any]:
             "head": head_N[starts].tolist(),
             "start": [*starts.tolist(), len(layer_N)],
             # Seven digits are enough for a picture; the table has all of them. Null is NaN here.
-            **{name: shown.pack.array(rows[name].to_numpy().astype(np.float32)) for name in _SPECTRUM},
+            **{name: shown.pack.array(rows[name].to_numpy().astype(np.float32)) for name in SPECTRUM_VALUES},
         }
     return section
 

@@ -13,8 +13,9 @@ from qkatlas.cluster.executor import Grant
 from qkatlas.jobs.loop.step import Produced
 from qkatlas.jobs.worker.kin import UnitStates, find_kin
 from qkatlas.jobs.worker.prepared import prepared_keys
-from qkatlas.jobs.worker.tables import SPECTRUM, row_z, self_table, topk_table
+from qkatlas.jobs.worker.tables import row_z, self_table, topk_table
 from qkatlas.outputs.runs.shard import Shard
+from qkatlas.outputs.schemas.head_scan import SPECTRUM_VALUES
 from qkatlas.pipeline.circuit.kin import kin_scores
 from qkatlas.pipeline.circuit.projection import HeadWeights, head_inputs
 from qkatlas.pipeline.circuit.spectrum import compare_with_null, head_spectrum
@@ -107,8 +108,8 @@ def scan_head(grant: Grant, shard: Shard, layer: LayerInputs, task: HeadTask) ->
 def _spectrum(layer: LayerInputs, task: HeadTask) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """What a head's bilinear form adds to its row, and its spectrum; nothing where it has no form."""
     if task.factors is None:
-        return {}, {name: [] for name in SPECTRUM}
+        return {}, {name: [] for name in SPECTRUM_VALUES}
     own = head_spectrum(*task.factors)
     null = compare_with_null(own, layer.moment_DD, task.head, seed=task.seed)
     values = (own.eigenvalues_2H, own.singular_values_H, own.sym_singular_values_2H, own.skew_singular_values_2H)
-    return spectrum_summary(own, null), {name: of.tolist() for name, of in zip(SPECTRUM, values, strict=True)}
+    return spectrum_summary(own, null), {name: of.tolist() for name, of in zip(SPECTRUM_VALUES, values, strict=True)}

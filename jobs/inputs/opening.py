@@ -7,10 +7,11 @@ from typing import ClassVar, Generic, Self, TypeVar
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.resolve import resolve
 from qkatlas.jobs.loop.job import Host, Job
+from qkatlas.pipeline.models.families import FAMILIES
 
 Spec = TypeVar("Spec")
 
-EVERY_FAMILY = ("gpt2", "llama", "neox")
+EVERY_FAMILY = tuple(FAMILIES)
 
 
 class ModelJob(Job[Spec], Generic[Spec]):

@@ -20,9 +20,6 @@ from qkatlas.pipeline.scoring.rows import RowScores
 
 _OF_HEAD = "{name}/layer={{layer}}/head={{head}}/part-{{part:05d}}.parquet"
 
-SPECTRUM = ("eigenvalue", "singular_value", "sym_singular_value", "skew_singular_value")
-"""Columns of a spectrum."""
-
 TOKENS = Table(name="tokens", rows="one row a token", schema=schemas.TOKENS)
 TOPK = Table(name="topk", rows="one row a query token", schema=schemas.topk(10), file=_OF_HEAD.format(name="topk"))
 SELF = Table(name="self", rows="one row a token", schema=schemas.SELF, file=_OF_HEAD.format(name="self"))
@@ -138,9 +135,16 @@ def heads_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 def spectrum_table(summaries: Sequence[tuple[Head, Mapping[str, Any]]]) -> pa.Table:
     """2H rows a head, descending, from its shard's summary; none of a head without a bilinear form."""
     rows = [
-        {"layer": head.layer, "head": head.index, "index": index, **dict(zip(SPECTRUM, values, strict=True))}
+        {
+            "layer": head.layer,
+            "head": head.index,
+            "index": index,
+            **dict(zip(schemas_heads.SPECTRUM_VALUES, values, strict=True)),
+        }
         for head, summary in summaries
-        for index, values in enumerate(zip_longest(*(summary["spectrum"][name] for name in SPECTRUM)))
+        for index, values in enumerate(
+            zip_longest(*(summary["spectrum"][name] for name in schemas_heads.SPECTRUM_VALUES))
+        )
     ]
     return pa.Table.from_pylist(rows, schema=schemas_heads.SPECTRUM)
 

@@ -99,6 +99,9 @@ HEADS = pa.schema(
     ]
 )
 
+SPECTRUM_VALUES = ("eigenvalue", "singular_value", "sym_singular_value", "skew_singular_value")
+"""Columns of a spectrum that hold its values."""
+
 SPECTRUM = pa.schema(
     [
         *_PLACE,
