@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from qkatlas.jobs.inputs import fields
 from qkatlas.jobs.loop.option import check_options, option
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.passes.kinds import KINDS
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"--text {file} cannot be read ({reason}); give a file of UTF-8 text") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +28,7 @@ class Ablation:
     loss: bool = option(True, help="Next-token loss too: all layers and the unembedding for every component.")
     """Whether the next-token loss is taken too, which needs all layers and the unembedding."""
     text: str | None = option(
-        None, metavar="FILE", read=_read_text, shown_default="the prompts",
+        None, metavar="FILE", read=fields.read_text, shown_default="the prompts",
         help="Text to take the loss on, in windows of --length tokens after BOS.",
     )  # fmt: skip
     """The text that the loss is taken on; None = the prompts."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -66,6 +66,10 @@ class FullVocabJob(ModelJob[FullVocab]):
         settings = asdict(self.spec)
         del settings["shards"]
         return with_offset(self._states.within(settings), self._offset)
+
+    def notes(self) -> Iterable[str]:
+        """What `--states auto` means in the model."""
+        return self._states.notes()
 
     def steps(self) -> Sequence[AnyStep]:
         """One step: row ranges of nearly equal length that cover the vocabulary."""

@@ -42,7 +42,7 @@ def plan_full_vocab(shape: Shape, spec: FullVocab) -> Plan:
     head = Head.parse(spec.head)
     head.require_inside(shape.n_layers, shape.n_heads)
     require_top_k_fits(spec.top_k, shape.vocab_size)
-    states, top_k, pool = spec.states, spec.top_k, {"windows": spec.windows, "draws": spec.draws}
+    states, top_k, pool = shape.states(spec.states), spec.top_k, {"windows": spec.windows, "draws": spec.draws}
     planned = row_shards(head, shape.vocab_size, spec.shards)
     rows = [shard.bounds["stop"] - shard.bounds["start"] for shard in planned]
     files = {table.name: len({table.path(shard) for shard in planned}) for table in (TOPK, SELF)}

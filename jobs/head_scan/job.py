@@ -42,12 +42,11 @@ from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.outputs.schemas import head_scan as schemas
 from qkatlas.pipeline.circuit.collapse import collapse
-from qkatlas.pipeline.circuit.context import ContextStates
 from qkatlas.pipeline.circuit.kin import unit_states
 from qkatlas.pipeline.circuit.labels import label, token_share
 from qkatlas.pipeline.circuit.projection import bilinear_factors, head_weights
 from qkatlas.pipeline.circuit.spectrum import second_moment
-from qkatlas.pipeline.circuit.states import TokenStates, normalise
+from qkatlas.pipeline.circuit.states import States, normalise
 from qkatlas.pipeline.models.head import Head
 
 
@@ -104,7 +103,7 @@ class HeadScanJob(ModelJob[HeadScan]):
         )
         self._chosen = ChosenStates.fitted(spec, model)
         self.prompts = HeadPrompts(model, self.heads, self.drawn, states=self._chosen, seed=spec.seed)
-        self._states: TokenStates | ContextStates | None = None
+        self._states: States | None = None
         self._newest: _LayerStates | None = None
 
     def settings(self) -> dict[str, Any]:
@@ -116,6 +115,7 @@ class HeadScanJob(ModelJob[HeadScan]):
 
     def notes(self) -> Iterable[str]:
         """Words that the prompts leave out, and what the model has not."""
+        yield from self._chosen.notes()
         dropped = self.drawn.dropped()
         if dropped is not None:
             yield dropped
@@ -218,7 +218,7 @@ class HeadScanJob(ModelJob[HeadScan]):
             self._newest = _LayerStates(layer, values_VD, hashlib.sha256(values_VD.data).hexdigest())
         return self._newest
 
-    def _begin_states(self, threads: int) -> TokenStates | ContextStates:
+    def _begin_states(self, threads: int) -> States:
         return self._chosen.begin(self.model, layer=self.heads[-1].layer, threads=threads)
 
     def reduce(self, run: Run) -> Mapping[str, pa.Table]:

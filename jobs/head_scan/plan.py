@@ -58,7 +58,7 @@ def plan_head_scan(shape: Shape, spec: HeadScan) -> Plan:
     heads = heads_within(spec.layers, spec.heads, n_layers=shape.n_layers, n_heads=shape.n_heads)
     require_top_k_fits(spec.top_k, shape.vocab_size)
     words = words_in_prompt(spec.length, shape.n_ctx)
-    states, top_k, prompts = spec.states, spec.top_k, spec.prompts
+    states, top_k, prompts = shape.states(spec.states), spec.top_k, spec.prompts
     pool = {"windows": spec.windows, "draws": spec.draws}
     v, d, h = shape.vocab_size, shape.d_model, shape.d_head
     kin = min(KIN, v - 1)

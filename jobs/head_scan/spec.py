@@ -30,6 +30,8 @@ class HeadScan:
     """Windows of text to choose from, for the states `context`; None = 512."""
     draws: int | None = fields.draws()
     """Windows that a token is read behind, for the states `context`; None = 4."""
+    text: str | None = fields.pool()
+    """The text that the windows are from, for the states `context`; None = the calibration text."""
     scores: str = fields.scores()
     """Form of the score: `attention` (nats, with biases and scale) or `bilinear` (neither)."""
     offset: str | None = fields.offset()
@@ -45,6 +47,6 @@ class HeadScan:
 
     def __post_init__(self) -> None:
         check_options(self)
-        fields.require_states(self.states, prefix=self.prefix, windows=self.windows, draws=self.draws)
+        fields.require_states(self.states, prefix=self.prefix, windows=self.windows, draws=self.draws, text=self.text)
         if self.heads == ():
             raise ValueError("--heads names no head; name at least one, for example L1H5")

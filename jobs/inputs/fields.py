@@ -8,7 +8,7 @@ from typing import Any
 
 from qkatlas.jobs.inputs.frequencies import Frequencies
 from qkatlas.jobs.loop.option import option
-from qkatlas.pipeline.circuit.kinds import CONTEXT, DRAWS, PREFIX, SCORES, STATES, WINDOWS
+from qkatlas.pipeline.circuit.kinds import ALL_STATES, AUTO, CONTEXT, DRAWS, PREFIX, SCORES, STATES, WINDOWS
 
 MOST_PROMPTS = 100_000
 """Prompts, or words in one, that a job takes; more would not fit the memory of a driver."""
@@ -23,8 +23,14 @@ def states(choices: Sequence[str] = STATES) -> Any:
     """`--states`: how token states are taken.
 
     Args:
-        choices: the kinds that the job takes; with ALL_STATES it has `prefix`, `windows` and `draws` too.
+        choices: the kinds that the job takes; with ALL_STATES it has `prefix`, `windows`, `draws` and `text` too, and
+            `auto`.
     """
+    if choices == ALL_STATES:
+        return option(
+            AUTO, choices=(AUTO, *choices), in_plan=True,
+            help="How token states are taken; auto = as predicts the model's own scores best, which is measured once.",
+        )  # fmt: skip
     return option("mlp", choices=choices, in_plan=True, help="How token states are taken.")
 
 
@@ -53,7 +59,17 @@ def draws() -> Any:
     )  # fmt: skip
 
 
-def require_states(states: str, *, prefix: str | None, windows: int | None, draws: int | None) -> None:
+def pool() -> Any:
+    """`--text`: the text that the windows of the states `context` are from; None = the calibration text."""
+    return option(
+        None, metavar="FILE", read=read_text, shown_default="a text of our own",
+        help="With --states context: text to take the windows from, its passages apart by blank lines.",
+    )  # fmt: skip
+
+
+def require_states(
+    states: str, *, prefix: str | None, windows: int | None, draws: int | None, text: str | None
+) -> None:
     """Check that the options of states go together.
 
     Args:
@@ -61,12 +77,14 @@ def require_states(states: str, *, prefix: str | None, windows: int | None, draw
         prefix: `--prefix`.
         windows: `--windows`.
         draws: `--draws`.
+        text: the content of `--text`.
 
     Raises:
         ValueError: if one is given that the kind of states has no use for, or one is missing.
     """
     for flag, given, kinds in (
         ("--prefix", prefix, (PREFIX, CONTEXT)), ("--windows", windows, (CONTEXT,)), ("--draws", draws, (CONTEXT,)),
+        ("--text", text and "FILE", (CONTEXT,)),
     ):  # fmt: skip
         if given is not None and states not in kinds:
             raise ValueError(
@@ -157,3 +175,16 @@ def read_category_words(file: Path) -> tuple[tuple[str, ...], ...]:
     from qkatlas.pipeline.text.categories import read_words
 
     return tuple(map(tuple, read_words(file)))
+
+
+def read_text(file: Path) -> str:
+    """The content of a file of `--text`.
+
+    Raises:
+        ValueError: if it cannot be read as UTF-8.
+    """
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"--text {file} cannot be read ({reason}); give a file of UTF-8 text") from error

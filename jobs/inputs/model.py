@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,21 +25,24 @@ class Model:
         checkpoint: the weights.
         vocabulary: the tokens.
         identity: what of it changes results.
+        say: told what takes long.
     """
 
     name: str
     checkpoint: Checkpoint
     vocabulary: Vocabulary
     identity: dict[str, Any]
+    say: Callable[[str], None] = field(default=lambda line: None, repr=False)
     _means_LD: np.ndarray | None = field(default=None, init=False, repr=False)
 
     @classmethod
-    def open(cls, name: str, path: Path) -> Model:
+    def open(cls, name: str, path: Path, say: Callable[[str], None] = lambda line: None) -> Model:
         """Open a local checkpoint and identify it.
 
         Args:
             name: what the user called it.
             path: its directory, or its GGUF file.
+            say: told what takes long.
 
         Returns:
             The model.
@@ -50,7 +53,9 @@ class Model:
         checkpoint = Checkpoint.open(path)
         vocabulary = Vocabulary.open(path, checkpoint.architecture.vocab_size)
         checkpoint.require_finite()
-        return cls(name, checkpoint, vocabulary, {**checkpoint.identity(), "vocabulary_sha256": vocabulary.sha256()})
+        return cls(
+            name, checkpoint, vocabulary, {**checkpoint.identity(), "vocabulary_sha256": vocabulary.sha256()}, say
+        )
 
     def weights(self) -> ModelWeights:
         """All weights, read anew, as they are sent to workers."""

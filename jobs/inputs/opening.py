@@ -59,7 +59,7 @@ def open_model(host: Host) -> Model:
     Raises:
         ValueError: if there is no such model, or it is not supported.
     """
-    model = Model.open(host.request.model, resolve(host.request.model, host.say))
+    model = Model.open(host.request.model, resolve(host.request.model, host.say), host.say)
     if model.vocabulary.doubt is not None:
         host.say(f"warning: {model.vocabulary.doubt}")
     return model

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 
+from qkatlas.jobs.inputs.cache import cache_folder
 from qkatlas.outputs.places.model_directory import write_model_directory
 from qkatlas.outputs.places.open import at_home
 from qkatlas.pipeline.planted.checkpoint import PlantedDesign, plant
@@ -79,9 +79,9 @@ def planted_directory(design: PlantedDesign, say: Callable[[str], None]) -> Path
         say: told if it has to be built.
 
     Returns:
-        Its directory, in the user's cache (`QKATLAS_CACHE`, else `XDG_CACHE_HOME`, else ~/.cache).
+        Its directory, in the user's cache.
     """
-    folder = _cache() / "planted" / f"{design.size}-{_design_key(design)}"
+    folder = cache_folder() / "planted" / f"{design.size}-{_design_key(design)}"
     if not folder.exists():
         say(f"building the planted checkpoint ({design.size}) in {folder}")
         try:
@@ -138,15 +138,6 @@ def _hub_directory(name: str) -> Path:
         raise ValueError(f"the hub does not give model {name!r} ({reason}); {remedy}") from error
     except OSError as error:
         raise ValueError(f"model {name!r} could not be downloaded ({error}); {remedy}") from error
-
-
-def _cache() -> Path:
-    if os.environ.get("QKATLAS_CACHE"):
-        return Path(os.environ["QKATLAS_CACHE"])
-    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if folder.startswith("~"):  # as for the user of a container, who is in no list of users
-        raise ValueError("this user has no home to keep planted checkpoints in; set QKATLAS_CACHE to a folder")
-    return Path(folder) / "qkatlas"
 
 
 def _design_key(design: PlantedDesign) -> str:

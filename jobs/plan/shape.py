@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from qkatlas.pipeline.circuit.kinds import AUTO, CONTEXT
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
@@ -31,6 +33,8 @@ class Shape:
     """Whether the unembedding is the embedding."""
     computed: bool = False
     """Whether this project can compute it; otherwise it is planned only."""
+    auto: str = CONTEXT
+    """What `--states auto` is planned as: the costliest it may mean, but where it is `mlp` without being measured."""
     source: str = ""
     """Where the sizes come from."""
 
@@ -38,6 +42,10 @@ class Shape:
         for name in ("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "vocab_size", "n_ctx"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} of shape {self.name} is impossible; give 1 or more")
+
+    def states(self, asked: str) -> str:
+        """The kind of token states that `--states` is planned as."""
+        return self.auto if asked == AUTO else asked
 
     @property
     def heads(self) -> int:
@@ -72,6 +80,7 @@ class Shape:
         Raises:
             ValueError: if there is no such configuration, or of an architecture whose shape is not known.
         """
+        from qkatlas.jobs.inputs.auto import unmeasured
         from qkatlas.pipeline.models.checkpoint import read_architecture
 
         a = read_architecture(path)
@@ -81,6 +90,7 @@ class Shape:
             vocab_size=a.vocab_size, n_ctx=a.n_ctx, positions=a.n_ctx if a.rotary is None else 0,
             mlp_products=3 if a.gated else 2, kv_heads=a.n_kv_heads if a.n_kv_heads < a.n_heads else None,
             tied=a.tied, computed=True, source="config.json" if path.is_dir() else path.name,
+            auto="mlp" if unmeasured(path, a) is not None else CONTEXT,
         )  # fmt: skip
 
 
@@ -105,7 +115,7 @@ def find_shape(name: str) -> Shape:
         return Shape(
             name=name, n_layers=planted.n_layer, n_heads=planted.n_head, d_model=planted.d_model,
             d_head=planted.d_model // planted.n_head, d_mlp=4 * planted.d_model, vocab_size=planted.n_vocab,
-            n_ctx=planted.n_ctx, positions=planted.n_ctx, computed=True, source="the planted design",
+            n_ctx=planted.n_ctx, positions=planted.n_ctx, computed=True, auto="mlp", source="the planted design",
         )  # fmt: skip
     if name == SMOLLM2:
         return Shape.read(resolve(name, print), name)

@@ -83,7 +83,8 @@ class SimilarityJob(ModelJob[Similarity]):
         return with_offset(self._states.within({**named, "tokens": tokens}), self._offset)
 
     def notes(self) -> Iterable[str]:
-        """What is wrong with the frequencies, if their texts are not the model's."""
+        """What `--states auto` means, and what is wrong with the frequencies, if their texts are not the model's."""
+        yield from self._states.notes()
         vocabulary = self.model.vocabulary
         if self._listed is not None and vocabulary.has_tokenizer:
             warning = self._listed.mismatch(vocabulary.texts())

@@ -20,9 +20,8 @@ from qkatlas.outputs.runs.reader import read_parts
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.outputs.schemas import head_scan as schemas_heads
-from qkatlas.pipeline.circuit.context import ContextStates
 from qkatlas.pipeline.circuit.kinds import STATES
-from qkatlas.pipeline.circuit.states import TokenStates
+from qkatlas.pipeline.circuit.states import States, TokenStates
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.models.weights import ModelWeights
 from qkatlas.pipeline.passes.behaviour import Sequences, base_rates, block_length, draw_sequences
@@ -112,7 +111,7 @@ class HeadPrompts:
         token_ids = np.unique(prompts.tokens_PT).tolist()
         last = self._layers[-1]
         means_LD = self._model.attention_means(last, threads=threads) if last else None
-        begun: dict[str, TokenStates | ContextStates] = {
+        begun: dict[str, States] = {
             kind: TokenStates(
                 self._model.checkpoint, kind, token_ids=token_ids, attention_means_LD=means_LD, threads=threads
             )

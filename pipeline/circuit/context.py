@@ -19,14 +19,12 @@ from jaxtyping import Float32
 
 from qkatlas.pipeline.circuit.kinds import CONTEXT
 from qkatlas.pipeline.circuit.states import embedded, require_room
+from qkatlas.pipeline.circuit.text_streams import TextStreams
 from qkatlas.pipeline.models.blocks import BLOCK_ROWS, for_blocks
 from qkatlas.pipeline.models.families import family_of
 from qkatlas.pipeline.models.family import UNEMBEDDING
-from qkatlas.pipeline.models.layers import Attention, Context, Part, mlp, norm
+from qkatlas.pipeline.models.layers import Attention, mlp, norm
 from qkatlas.pipeline.models.weights import Weights
-
-BLOCK_WINDOWS = 64
-"""Windows in one block; fixed, as the rows of a block of tokens are."""
 
 IntArray = npt.NDArray[np.int64]
 
@@ -72,7 +70,7 @@ class ContextStates:
         self._token_ids = token_ids
         self._threads = threads
         require_draws(draws, len(windows_WT))
-        self._windows: _Windows | None = None
+        self._windows: TextStreams | None = None
         self._chosen_VS = np.empty((0, draws), np.int64)
         self._streams_VSD = np.empty((0, draws, weights.architecture.d_model), np.float32)
         self.values_VD: Float32[np.ndarray, "V D"] = embedded(weights, token_ids, self._windows_WC.shape[1])
@@ -88,7 +86,7 @@ class ContextStates:
             self._chosen_VS = _likeliest(
                 self._weights, self._windows_WC, self._draws, token_ids=self._token_ids, threads=self._threads
             )
-            self._windows = _Windows(self._weights, self._windows_WC, self._threads)
+            self._windows = TextStreams(self._weights, self._windows_WC, threads=self._threads)
             self._streams_VSD = np.repeat(self.values_VD[:, None], self._draws, axis=1)
         attention, add_mlp = Attention(self._weights, self.layer), mlp(self._weights, self.layer)
         parallel = self._weights.architecture.parallel
@@ -110,33 +108,6 @@ class ContextStates:
         for_blocks(len(values_VD), pass_tokens, self._threads, max(1, BLOCK_ROWS // self._draws))
         self.values_VD = values_VD
         self.layer += 1
-
-
-class _Windows:
-    """The windows of the pool, taken from layer to layer."""
-
-    def __init__(self, weights: Weights, windows_WC: IntArray, threads: int) -> None:
-        a = weights.architecture
-        self._parallel, self._threads = a.parallel, threads
-        self.stream_WCD = embedded(weights, windows_WC, slice(windows_WC.shape[1]))
-        self._heads = a.n_kv_heads, a.d_head
-
-    def pass_layer(self, attention: Attention, add_mlp: Part) -> Context:
-        """Go on to the next layer; what tokens read of the windows in this one, [W, C, M, H]."""
-        shape = (*self.stream_WCD.shape[:2], *self._heads)
-        contexts = Context(torch.empty(shape), torch.empty(shape))
-
-        def pass_windows(rows: slice) -> None:
-            x_BCD = torch.from_numpy(self.stream_WCD[rows])
-            added_BCD, read = attention.within(x_BCD)
-            contexts.keys[rows], contexts.values[rows] = read.keys, read.values
-            x_RD = x_BCD.reshape(-1, x_BCD.shape[2])
-            by_mlp_RD = add_mlp(x_RD) if self._parallel else None
-            x_BCD += added_BCD
-            x_RD += add_mlp(x_RD) if by_mlp_RD is None else by_mlp_RD
-
-        for_blocks(len(self.stream_WCD), pass_windows, self._threads, BLOCK_WINDOWS)
-        return contexts
 
 
 def likeliest_windows(
@@ -191,15 +162,15 @@ def _likeliest(
     weights: Weights, windows_WC: IntArray, draws: int, *, token_ids: Sequence[int] | None, threads: int
 ) -> IntArray:
     a, family = weights.architecture, family_of(weights.architecture)
-    windows = _Windows(weights, windows_WC, threads)
-    for layer in range(a.n_layers):
-        windows.pass_layer(Attention(weights, layer), mlp(weights, layer))
+    windows = TextStreams(weights, windows_WC, threads=threads)
+    for _ in range(a.n_layers):
+        windows.advance()
     final = norm(family.final_norm(weights))
     unembedding_VD = weights.tensor(family.embedding if a.tied else UNEMBEDDING)
-    last_WD = np.empty_like(windows.stream_WCD[:, 0])
+    last_WD = np.empty_like(windows.stream_BTD[:, 0])
 
     def normalise(rows: slice) -> None:
-        last_WD[rows] = final(torch.from_numpy(windows.stream_WCD[rows, -1]))
+        last_WD[rows] = final(torch.from_numpy(windows.stream_BTD[rows, -1]))
 
     for_blocks(len(last_WD), normalise, threads)
 

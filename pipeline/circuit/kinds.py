@@ -20,5 +20,8 @@ PREFIX, CONTEXT = "prefix", "context"
 ALL_STATES = (*STATES, PREFIX, CONTEXT)
 """These, and those behind tokens that a request chooses: a prefix, or windows of text that a token is likely behind."""
 
+AUTO = "auto"
+"""The kind that predicts the model's own scores best."""
+
 WINDOWS, DRAWS = 512, 4
 """Of the states `context`: windows to choose from, and windows that a token is read behind."""

@@ -9,6 +9,7 @@ Shapes: V tokens, D model, R rows of one block, L layers, P prompts, T positions
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,22 @@ from qkatlas.pipeline.text.prompts import random_tokens
 
 REFERENCE_PROMPTS, REFERENCE_LENGTH = 32, 64
 """The fixed set of prompts behind the states `mean`; shorter ones where the model or its vocabulary is smaller."""
+
+
+class States(Protocol):
+    """Token states that are taken from layer to layer.
+
+    Attributes:
+        layer: the layer whose attention reads the states.
+        values_VD: float32 [V, D], the states; a new array for every layer.
+    """
+
+    layer: int
+    values_VD: Float32[np.ndarray, "V D"]
+
+    def advance_to(self, layer: int) -> Float32[np.ndarray, "V D"]:
+        """Go on to a layer, this one or a later one, and return its states."""
+        ...
 
 
 class TokenStates:

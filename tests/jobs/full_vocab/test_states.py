@@ -112,7 +112,7 @@ def test_settings_hold_what_changes_the_states_and_nothing_for_those_without_tok
     ("arguments", "named"),
     [
         (["--states", "prefix"], ["--states prefix needs its tokens", "--prefix TEXT", "--states bos"]),
-        (["--prefix", "red"], ["--prefix red", "--states mlp", "--states prefix or context"]),
+        (["--prefix", "red"], ["--prefix red", "--states auto", "--states prefix or context"]),
         (["--states", "bos", "--draws", "2"], ["--draws 2", "--states bos", "leave it out"]),
         (["--states", "prefix", "--prefix", "#1", "--windows", "9"], ["--windows 9", "--states context"]),
         (["--states", "context", "--draws", "0"], ["--draws 0"]),
@@ -151,7 +151,8 @@ def test_a_plan_counts_every_window_a_token_is_read_behind() -> None:
     one = 2.0 * (shape.attention_weights + shape.mlp_weights)
     prefix, _ = states_of(states="prefix", prefix="#1")
     assert prefix == one * 50257 * 6
-    (_, plain), (found, memory) = states_of(), states_of(states="context")
+    (_, plain), (found, memory) = states_of(states="mlp"), states_of(states="context")
+    assert states_of() == (found, memory)  # the costliest that auto may mean
     assert found == one * (50257 * 4 * 6 + 512 * 9 * (12 + 6)) + 2 * 2.0 * 512 * 50257 * d
     assert 4.0 * 50257 * 5 * d < memory - plain
     # A run of the planted model, whose shape is that of gpt2, took 2.36 GB at its layer 1.

@@ -13,7 +13,7 @@ OPTIONS = {
     "--states",
     "--prefix",
     "--windows",
-    "--draws",
+    "--draws", "--text",
     "--scores",
     "--offset",
     "--prompts",
