@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from qkatlas.pipeline.models.reach import reach
 from qkatlas.pipeline.passes.behaviour import causal_pattern
 from qkatlas.pipeline.text.prompts import CategoryPrompts
 
@@ -30,7 +31,7 @@ def semantic_category_scores(scores_PNTT: torch.Tensor, prompts: CategoryPrompts
         "The Self-Hating Attention Head" (2025), with its BOS fallback.
     """
     expected_PTT = torch.from_numpy(prompts.expected_PTT()).to(scores_PNTT.device)
-    causal_TT = torch.ones(expected_PTT.shape[1:], dtype=torch.bool, device=scores_PNTT.device).tril()
+    read_TT = reach(expected_PTT.shape[1], device=scores_PNTT.device)
 
     def log_mass(scores_NTT: torch.Tensor, keep_TT: torch.Tensor) -> torch.Tensor:
         return torch.logsumexp(scores_NTT.masked_fill(~keep_TT, -torch.inf), dim=-1)
@@ -38,7 +39,7 @@ def semantic_category_scores(scores_PNTT: torch.Tensor, prompts: CategoryPrompts
     found = []
     for scores_NTT, expected_TT in zip(scores_PNTT, expected_PTT, strict=True):  # one at a time, for long prompts' sake
         scores_NTT = scores_NTT.double()
-        surprisal_NT = log_mass(scores_NTT, causal_TT) - log_mass(scores_NTT, expected_TT)
+        surprisal_NT = log_mass(scores_NTT, read_TT) - log_mass(scores_NTT, expected_TT)
         found.append(surprisal_NT[:, 1:].mean(dim=-1))
     return torch.stack(found)
 
