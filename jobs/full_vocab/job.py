@@ -18,7 +18,7 @@ from qkatlas.jobs.inputs.chosen_states import ChosenStates
 from qkatlas.jobs.inputs.form import require_scores
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.offset import fitted_offset, with_offset
-from qkatlas.jobs.inputs.opening import EVERY_FAMILY, ModelJob
+from qkatlas.jobs.inputs.opening import ModelJob
 from qkatlas.jobs.inputs.settings import require_top_k_fits
 from qkatlas.jobs.loop.step import AnyStep, Context, Produced, Step
 from qkatlas.jobs.worker.prepared import Rows, prepared_keys
@@ -44,7 +44,6 @@ class FullVocabJob(ModelJob[FullVocab]):
     """
 
     name = "full-vocab"
-    families = EVERY_FAMILY
     tables = (TOPK, SELF, TOKENS)
     shows = ("topk", "self", "tokens")
     look = ("self", '.nlargest(10, "self_gap")')

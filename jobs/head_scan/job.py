@@ -20,7 +20,7 @@ from qkatlas.jobs.inputs.form import require_scores
 from qkatlas.jobs.inputs.heads import heads_within
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.offset import fitted_offset, with_offset
-from qkatlas.jobs.inputs.opening import EVERY_FAMILY, ModelJob
+from qkatlas.jobs.inputs.opening import ModelJob
 from qkatlas.jobs.inputs.prompts import DrawnPrompts
 from qkatlas.jobs.inputs.settings import require_top_k_fits
 from qkatlas.jobs.loop.step import AnyStep, Context, Step, nothing_more
@@ -77,7 +77,6 @@ class HeadScanJob(ModelJob[HeadScan]):
     """
 
     name = "head-scan"
-    families = EVERY_FAMILY
     tables = (
         replace(TOPK, kinds=(HEADS,)),
         replace(SELF_WITH_KIN, kinds=(HEADS,)),

@@ -14,7 +14,7 @@ from rich.console import RenderableType
 from qkatlas.jobs.inputs.form import require_scores
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.offset import fitted_offset, with_offset
-from qkatlas.jobs.inputs.opening import EVERY_FAMILY, ModelJob
+from qkatlas.jobs.inputs.opening import ModelJob
 from qkatlas.jobs.loop.step import AnyStep, Context, Step, nothing_more
 from qkatlas.jobs.steering.answer import dose_response
 from qkatlas.jobs.steering.prompts import draw_prompts, in_model_table, prompt_shards
@@ -64,7 +64,6 @@ class SteeringJob(ModelJob[Steering]):
     """
 
     name = "steering"
-    families = EVERY_FAMILY
     tables = TABLES
     shows = ("steering", "in_model", "heatmap", "steered", "samples")
     look = ("steering.parquet", ".T")
