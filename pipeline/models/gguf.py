@@ -243,7 +243,7 @@ def _read_header(path: Path) -> Any:
     # Loaded here, for other checkpoints do without.
     from gguf import GGUFReader, GGUFValueType
 
-    class HeaderReader(GGUFReader):  # type: ignore[misc]  # the package has no types
+    class HeaderReader(GGUFReader):
         def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
             if raw_type != GGUFValueType.ARRAY or self.byte_order == "S":
                 return super()._get_field_parts(orig_offs, raw_type)
@@ -255,8 +255,9 @@ def _read_header(path: Path) -> Any:
             if kind != GGUFValueType.STRING:
                 place += int(count[0]) * np.dtype(self.gguf_scalar_to_np[kind]).itemsize
             else:
+                stored = self.data.data
                 for _ in range(int(count[0])):
-                    place += 8 + _LENGTH.unpack_from(self.data, place)[0]
+                    place += 8 + _LENGTH.unpack_from(stored, place)[0]
             return place - orig_offs, [item_type, count], [], [GGUFValueType.ARRAY, kind]
 
     return HeaderReader(path)
