@@ -14,6 +14,7 @@ from qkatlas.jobs.head_scan.job import HeadScanJob
 from qkatlas.jobs.head_scan.shards import HEADS, head_scan_shards
 from qkatlas.jobs.head_scan.spec import HeadScan
 from qkatlas.jobs.inputs.heads import heads_within
+from qkatlas.jobs.inputs.hubs import HUBS, require_hubs_fit
 from qkatlas.jobs.inputs.prompts import words_in_prompt
 from qkatlas.jobs.inputs.settings import require_top_k_fits
 from qkatlas.jobs.plan import memory as held
@@ -57,6 +58,7 @@ def plan_head_scan(shape: Shape, spec: HeadScan) -> Plan:
     """
     heads = heads_within(spec.layers, spec.heads, n_layers=shape.n_layers, n_heads=shape.n_heads)
     require_top_k_fits(spec.top_k, shape.vocab_size)
+    require_hubs_fit(spec.exclude_hubs, spec.top_k, shape.vocab_size)
     words = words_in_prompt(spec.length, shape.n_ctx)
     states, top_k, prompts = spec.states, spec.top_k, spec.prompts
     pool = {"windows": spec.windows, "draws": spec.draws}
@@ -65,6 +67,8 @@ def plan_head_scan(shape: Shape, spec: HeadScan) -> Plan:
     block = block_length(shape.n_ctx, v - 1)
     shards = head_scan_shards(heads, v, prompts=prompts if words else 0, sequences=KINDS if block else 0)
     tables = _tables(shards, shape, len(heads), top_k=top_k, prompts=prompts, words=words, kin=kin)
+    if spec.exclude_hubs is not None:
+        tables.append(PlannedTable(name=HUBS.name, files=1, rows=0, schema=schemas.HUBS))  # their number is found out
     by_name = {table.name: table.bytes(v) for table in tables}
 
     layers = len({head.layer for head in heads})

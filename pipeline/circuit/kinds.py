@@ -20,5 +20,8 @@ PREFIX, CONTEXT = "prefix", "context"
 ALL_STATES = (*STATES, PREFIX, CONTEXT)
 """These, and those behind tokens that a request chooses: a prefix, or windows of text that a token is likely behind."""
 
+HUB_SHARE = 0.05
+"""Share of all rows from which a key that is their best is a hub, where nobody says another."""
+
 WINDOWS, DRAWS = 512, 4
 """Of the states `context`: windows to choose from, and windows that a token is read behind."""
