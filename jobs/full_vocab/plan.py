@@ -9,16 +9,16 @@ from qkatlas.jobs.full_vocab.spec import FullVocab
 from qkatlas.jobs.full_vocab.work import BEST, best_shards
 from qkatlas.jobs.inputs.hubs import HUBS, require_hubs_fit
 from qkatlas.jobs.inputs.settings import require_top_k_fits
-from qkatlas.jobs.plan.load import held_streams, passing_states, preparing, projecting, scoring
+from qkatlas.jobs.plan.load import held_streams, passing_states, preparing, projecting, reads_text, scoring
 from qkatlas.jobs.plan.memory import (
     ALLOCATORS,
     DRIVER_LIBRARIES,
-    PROMPT_DRIVER_LIBRARIES,
     WORKER_LIBRARIES,
     Memory,
     moments,
     on_gpu,
     packed,
+    tokenizer,
 )
 from qkatlas.jobs.plan.plan import Plan
 from qkatlas.jobs.plan.shape import Shape
@@ -27,7 +27,6 @@ from qkatlas.jobs.plan.table import PlannedTable
 from qkatlas.jobs.worker.ranges import row_shards
 from qkatlas.jobs.worker.tables import SELF, TOPK
 from qkatlas.outputs.schemas import scores as schemas
-from qkatlas.pipeline.circuit.kinds import CONTEXT, PREFIX
 from qkatlas.pipeline.models.head import Head
 
 
@@ -51,7 +50,9 @@ def plan_full_vocab(shape: Shape, spec: FullVocab) -> Plan:
     files = {table.name: len({table.path(shard) for shard in planned}) for table in (TOPK, SELF)}
     v, d, h = shape.vocab_size, shape.d_model, shape.d_head
     tables = [
-        PlannedTable(name="topk", files=files["topk"], rows=sum(rows), schema=schemas.topk(top_k)),
+        PlannedTable(
+            name="topk", files=files["topk"], rows=sum(rows), schema=schemas.topk(top_k), repeat=shape.lists_repeat
+        ),
         PlannedTable(name="self", files=files["self"], rows=sum(rows), schema=schemas.SELF),
         PlannedTable(name="tokens", files=1, rows=v, schema=schemas.TOKENS),
     ]
@@ -74,8 +75,7 @@ def plan_full_vocab(shape: Shape, spec: FullVocab) -> Plan:
         Step(name="writing", place=WORKERS, load=Load(written=written), shards=len(planned), one_thread=True),
     ]
     inputs, state = 8.0 * v * h, 4.0 * v * d
-    # The tokenizer that reads a text is transformers', whose libraries a model's own passes load too.
-    libraries = PROMPT_DRIVER_LIBRARIES if states in (PREFIX, CONTEXT) else DRIVER_LIBRARIES
+    libraries = DRIVER_LIBRARIES + (tokenizer(shape) if reads_text(states, spec.prefix) else 0.0)
     streams = held_streams(shape, head.layer, states, **pool)
     results = 2.0 * max(rows) * (8 * top_k + 60)
     memory = Memory(
