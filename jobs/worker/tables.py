@@ -31,7 +31,7 @@ KIN = Table(
     name="kin", rows="one row a token", schema=schemas.kin(16), file="kin/layer={layer}/part-{part:05d}.parquet",
     kinds=("kin",),
 )  # fmt: skip
-PROMPTS = Table(name="prompts", rows="one row a prompt", schema=schemas_prompts.prompts(65))
+PROMPTS = Table(name="prompts", rows="one row a prompt", schema=schemas_prompts.prompts(65, spelled=True))
 PROMPT_SCORES = Table(
     name="prompt_scores", rows="one row for each prompt and head", schema=schemas_heads.PROMPT_SCORES,
     file="prompt_scores/part-{part:05d}.parquet", fields=prompt_part, kinds=(CATEGORY_PROMPTS,),

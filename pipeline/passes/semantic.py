@@ -18,7 +18,7 @@ def semantic_category_scores(scores_PNTT: torch.Tensor, prompts: CategoryPrompts
 
     A is the attention pattern and M marks the keys that are expected (`CategoryPrompts.expected_PTT`). Both sums are
     taken from the pre-softmax scores in float64, so that a head that attends elsewhere by hundreds of nats still has a
-    finite score. BOS is a key but no query.
+    finite score. BOS is a key but no query; of a word of several tokens only the last is one.
 
     Args:
         scores_PNTT: pre-softmax attention scores; entries after the query are not read.
@@ -36,11 +36,14 @@ def semantic_category_scores(scores_PNTT: torch.Tensor, prompts: CategoryPrompts
     def log_mass(scores_NTT: torch.Tensor, keep_TT: torch.Tensor) -> torch.Tensor:
         return torch.logsumexp(scores_NTT.masked_fill(~keep_TT, -torch.inf), dim=-1)
 
+    queries_PT = prompts.queries_PT()
     found = []
-    for scores_NTT, expected_TT in zip(scores_PNTT, expected_PTT, strict=True):  # one at a time, for long prompts' sake
+    # One at a time, for long prompts' sake.
+    for place, (scores_NTT, expected_TT) in enumerate(zip(scores_PNTT, expected_PTT, strict=True)):
         scores_NTT = scores_NTT.double()
         surprisal_NT = log_mass(scores_NTT, read_TT) - log_mass(scores_NTT, expected_TT)
-        found.append(surprisal_NT[:, 1:].mean(dim=-1))
+        own = slice(1, None) if queries_PT is None else torch.from_numpy(queries_PT[place]).to(scores_PNTT.device)
+        found.append(surprisal_NT[:, own].mean(dim=-1))
     return torch.stack(found)
 
 

@@ -135,11 +135,16 @@ def _run(model: Forward, head: Head, hook: str, score: Scored, prompts: Category
     pattern_PTT = pattern.cpu().numpy()
     tokens_PT = prompts.tokens_PT
     same_PTT = tokens_PT[:, :, None] == tokens_PT[:, None, :]
-    category_PTT = prompts.expected_PTT()
+    category_PTT, queries_PT = prompts.expected_PTT(), prompts.queries_PT()
     category_PTT[:, :, 0] = False
 
     def mass(keys_PTT: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-        found: npt.NDArray[np.float64] = np.where(keys_PTT, pattern_PTT, 0.0).sum(axis=2)[:, 1:].mean(axis=1)
+        mass_PT = np.where(keys_PTT, pattern_PTT, 0.0).sum(axis=2)
+        found: npt.NDArray[np.float64] = (
+            mass_PT[:, 1:].mean(axis=1)
+            if queries_PT is None
+            else np.array([of_T[own_T].mean() for of_T, own_T in zip(mass_PT, queries_PT, strict=True)])
+        )
         return found
 
     bos_PTT = np.zeros_like(same_PTT)
