@@ -15,7 +15,7 @@ MB = 1 << 20
 
 WORKER_LIBRARIES = 520 * MB
 """A worker of full-vocab before it has any array: measured on the tiny planted model."""
-PROMPT_WORKER_LIBRARIES = 890 * MB
+PROMPT_WORKER_LIBRARIES = 850 * MB
 """A worker that has run prompts too, with TransformerLens loaded."""
 DRIVER_LIBRARIES = 430 * MB
 PROMPT_DRIVER_LIBRARIES = 770 * MB
