@@ -18,7 +18,7 @@ from qkatlas.jobs.ablation.effects import loss_rows, score_rows
 from qkatlas.jobs.ablation.spec import Ablation
 from qkatlas.jobs.ablation.work import Piece, Replaced, Unchanged, run_ablated, run_unchanged
 from qkatlas.jobs.inputs.model import Model
-from qkatlas.jobs.inputs.opening import EVERY_FAMILY, ModelJob
+from qkatlas.jobs.inputs.opening import ModelJob
 from qkatlas.jobs.inputs.prompts import DrawnPrompts
 from qkatlas.jobs.loop.step import AnyStep, Context, Step
 from qkatlas.jobs.loop.table import Table
@@ -70,7 +70,6 @@ class AblationJob(ModelJob[Ablation]):
     """
 
     name = "ablation"
-    families = EVERY_FAMILY
     tables = (TOKENS, PROMPTS, ABLATION, LOSSES, PROMPT_SCORES, PASSAGE_LOSSES, OUTPUT_SUMS)
     shows = ("ablation", "losses", "prompt_scores")
     look = ("ablation.parquet", '.nlargest(10, "delta")')

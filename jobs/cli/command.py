@@ -129,6 +129,8 @@ def _option(option: Option) -> click.Option:
         kind = str
     typed = option.default if isinstance(option.default, str | int | float) else None
     shown = typed is not None and not option.shown_default
+    may_be_bare = {} if option.bare is None else {"is_flag": False, "flag_value": option.bare}
     return click.Option(
-        [option.flag, option.name], type=kind, default=typed, show_default=shown, metavar=option.metavar, help=said
-    )
+        [option.flag, option.name], type=kind, default=typed, show_default=shown, metavar=option.metavar, help=said,
+        **may_be_bare,
+    )  # fmt: skip

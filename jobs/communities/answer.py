@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import pyarrow.compute as pc
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from qkatlas.jobs.inputs.hubs import left_out
 from qkatlas.jobs.inputs.source import SourceRun
 from qkatlas.outputs.runs.reader import read_whole
 from qkatlas.outputs.runs.run import Run
 from qkatlas.pipeline.text.vocabulary import visible
 
 _COMMUNITIES, _KEYS = 12, 8
+
+
+def closing(run: Run, source: SourceRun, exclude_hubs: float | None) -> RenderableType:
+    """The largest communities, and which keys were left out of the graph.
+
+    Args:
+        run: a finished communities run.
+        source: the run it goes on from.
+        exclude_hubs: `--exclude-hubs`.
+    """
+    table = largest_communities(run, source)
+    if exclude_hubs is None:
+        return table
+    texts = source.tokens["text"]
+    return Group(table, Text(left_out(read_whole(run, "hubs"), exclude_hubs, lambda key: visible(texts[key].as_py()))))
 
 
 def largest_communities(run: Run, source: SourceRun) -> Table:

@@ -11,12 +11,13 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-from rich.table import Table as Printed
+from rich.console import RenderableType
 
-from qkatlas.jobs.communities.answer import largest_communities
+from qkatlas.jobs.communities.answer import closing
 from qkatlas.jobs.communities.graph_file import require_replaceable, write_graphml
 from qkatlas.jobs.communities.spec import Communities
 from qkatlas.jobs.communities.work import Search, search
+from qkatlas.jobs.inputs.hubs import HUBS, hubs_table
 from qkatlas.jobs.inputs.source import SourceRun
 from qkatlas.jobs.loop.job import Host, Job
 from qkatlas.jobs.loop.step import AnyStep, Context, Step
@@ -26,6 +27,7 @@ from qkatlas.outputs.runs.reader import read_parts
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.outputs.schemas import communities as schemas_graph
+from qkatlas.pipeline.circuit.hubs import Hubs
 from qkatlas.pipeline.graph.communities import agreement, stability
 from qkatlas.pipeline.graph.layout import map_layout
 from qkatlas.pipeline.graph.neighbours import Graph, neighbour_graph, vertex_order
@@ -51,8 +53,8 @@ class CommunitiesJob(Job[Communities]):
     """
 
     name = "communities"
-    tables = (COMMUNITIES, EDGES, RESTARTS, MEMBERSHIPS)
-    shows = ("communities", "edges", "restarts", "memberships")
+    tables = (COMMUNITIES, EDGES, RESTARTS, MEMBERSHIPS, HUBS)
+    shows = ("communities", "edges", "restarts", "memberships", "hubs")
     look = ("communities.parquet", '.groupby("community").stability.describe()')
     opened = "checking the source run"
     threads = 1
@@ -114,6 +116,7 @@ class CommunitiesJob(Job[Communities]):
             "restarts": spec.restarts,
             "seed": spec.seed,
             "tokens": tokens,
+            **({} if spec.exclude_hubs is None else {"exclude_hubs": spec.exclude_hubs}),
         }
 
     def notes(self) -> Iterable[str]:
@@ -142,8 +145,10 @@ class CommunitiesJob(Job[Communities]):
         """Build the graph, before anything is written.
 
         Raises:
-            ValueError: if it has no edge.
+            ValueError: if it has no edge, or the run kept too few keys to leave hubs out.
         """
+        if self.spec.exclude_hubs is not None:
+            self._require_enough_keys(len(self._hubs().ids_N))
         graph = self.graph()
         if not len(graph.source_E):
             raise ValueError(
@@ -151,6 +156,21 @@ class CommunitiesJob(Job[Communities]):
                 "or --symmetrise union"
             )
         context.clock.lap("graph")
+
+    def _require_enough_keys(self, hubs: int) -> None:
+        needed, source = self.spec.neighbours + hubs + 1, self._source
+        if needed > min(source.top_k, len(source.tokens)):
+            remedy = f"submit full-vocab with --top-k {needed}" if needed <= len(source.tokens) else "choose fewer"
+            raise ValueError(
+                f"--neighbours {self.spec.neighbours} is too many beside the {hubs} keys that --exclude-hubs "
+                f"{self.spec.exclude_hubs:g} leaves out of run {source.run.folder.name}, whose tokens keep "
+                f"{source.top_k} each, perhaps the token itself among them; {remedy}"
+            )
+
+    def _hubs(self) -> Hubs:
+        """The keys that are left out: those of the best key of every row that the run kept."""
+        assert self.spec.exclude_hubs is not None, "none are otherwise"
+        return Hubs.among(self._source.key_ids()[:, 0], self.spec.exclude_hubs)
 
     def graph(self) -> Graph:
         """The graph, built once; its vertices are in an order that token ids have no part in."""
@@ -161,6 +181,7 @@ class CommunitiesJob(Job[Communities]):
                 vertex_order(self._token_ids, spellings),
                 neighbours=self.spec.neighbours,
                 symmetrise=self.spec.symmetrise,
+                left_out=None if self.spec.exclude_hubs is None else self._hubs().ids_N,
             )
         return self._graph
 
@@ -202,15 +223,20 @@ class CommunitiesJob(Job[Communities]):
             }
             for restart, receipt in enumerate(receipts)
         ]
+        hubs = {}
+        if self.spec.exclude_hubs is not None:
+            texts = self._source.tokens["text"].to_pylist()
+            hubs = {"hubs": hubs_table({self._source.head: self._hubs()}, texts)}
         return {
+            **hubs,
             "edges": _edges_table(graph),
             "communities": pa.Table.from_arrays(communities, schema=schemas_graph.COMMUNITIES),
             "restarts": pa.Table.from_pylist(restarts, schema=schemas_graph.RESTARTS),
         }
 
-    def answer(self, run: Run) -> Printed:
-        """The largest communities."""
-        return largest_communities(run, self._source)
+    def answer(self, run: Run) -> RenderableType:
+        """The largest communities, and the keys that were left out."""
+        return closing(run, self._source, self.spec.exclude_hubs)
 
     def finished(self, run: Run) -> None:
         """Export the graph, where that was asked for.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from qkatlas.jobs.full_vocab.sections import TOKENS, head_tokens
+from qkatlas.jobs.full_vocab.sections import LEFT_OUT, TOKENS, head_tokens
 from qkatlas.jobs.report.section import Section, Shown
 from qkatlas.pipeline.text.vocabulary import printable
 
@@ -126,4 +126,5 @@ def _numbers(table: pa.Table, name: str) -> np.ndarray:
 
 SECTIONS = (
     Section(kind=TOKENS.kind, place=TOKENS.place, needs=("communities",), build=mapped_tokens, source="source"),
+    LEFT_OUT,
 )

@@ -41,6 +41,8 @@ class Communities:
     """The higher, the smaller the communities; 1.5 for `rb` if not given; `modularity` has none."""
     restarts: int = option(10, metavar="N", least=1, help="Times that Leiden is run; the best is kept.")
     """Times that Leiden is run; the best quality is kept."""
+    exclude_hubs: float | None = fields.exclude_hubs()
+    """Share of all rows from which a key that is their best has no links as a key; None = all have theirs."""
     frequencies: Frequencies | None = fields.frequencies()
     """Tokens by how often they occur; None = the whole vocabulary."""
     most_frequent: int | None = fields.most_frequent(str(_MOST_FREQUENT))

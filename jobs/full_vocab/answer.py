@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from qkatlas.jobs.inputs.hubs import left_out
 from qkatlas.jobs.inputs.model import Model
-from qkatlas.outputs.runs.reader import read_rows
+from qkatlas.outputs.runs.reader import read_rows, read_whole
 from qkatlas.outputs.runs.run import Run
 
 KNOWN_WORDS = ("red", "69", "Monday", "Italy", "cat", "1989", "apple", "rain")
 """Words of the published keyword categories; those that are one token are shown."""
 
 _ROWS, _KEYS = 6, 8
+
+
+def closing(run: Run, model: Model, exclude_hubs: float | None) -> RenderableType:
+    """What known words attend to, and which keys were left out for that.
+
+    Args:
+        run: a finished full-vocab run.
+        model: its model.
+        exclude_hubs: `--exclude-hubs`.
+    """
+    table = top_attended(run, model)
+    if exclude_hubs is None:
+        return table
+    return Group(table, Text(left_out(read_whole(run, "hubs"), exclude_hubs, model.vocabulary.shown)))
 
 
 def top_attended(run: Run, model: Model) -> Table:

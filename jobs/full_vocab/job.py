@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from rich.table import Table as Printed
+from rich.console import RenderableType
 
-from qkatlas.cluster.executor import Grant
-from qkatlas.jobs.full_vocab.answer import top_attended
+from qkatlas.jobs.full_vocab.answer import closing
 from qkatlas.jobs.full_vocab.spec import FullVocab
+from qkatlas.jobs.full_vocab.work import (
+    BEST,
+    RowsWithoutHubs,
+    best_shards,
+    find_best,
+    found_hubs,
+    score_shard,
+    score_without_hubs,
+)
 from qkatlas.jobs.inputs.chosen_states import ChosenStates
 from qkatlas.jobs.inputs.form import require_scores
+from qkatlas.jobs.inputs.hubs import HUBS, hubs_table, require_hubs_fit, settled
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.offset import fitted_offset, with_offset
-from qkatlas.jobs.inputs.opening import EVERY_FAMILY, ModelJob
+from qkatlas.jobs.inputs.opening import ModelJob
 from qkatlas.jobs.inputs.settings import require_top_k_fits
-from qkatlas.jobs.loop.step import AnyStep, Context, Produced, Step
-from qkatlas.jobs.worker.prepared import Rows, prepared_keys
+from qkatlas.jobs.loop.step import AnyStep, Context, Step, nothing_more
+from qkatlas.jobs.worker.prepared import Rows
 from qkatlas.jobs.worker.ranges import row_shards, row_shards_between
-from qkatlas.jobs.worker.tables import SELF, TOKENS, TOPK, self_table, tokens_table, topk_table
+from qkatlas.jobs.worker.tables import SELF, TOKENS, TOPK, tokens_table
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
+from qkatlas.pipeline.circuit.hubs import Hubs
 from qkatlas.pipeline.circuit.projection import HeadInputs, head_inputs, head_weights
 from qkatlas.pipeline.models.head import Head
-from qkatlas.pipeline.scoring.engine import score_rows
 
 
 class FullVocabJob(ModelJob[FullVocab]):
@@ -44,9 +51,8 @@ class FullVocabJob(ModelJob[FullVocab]):
     """
 
     name = "full-vocab"
-    families = EVERY_FAMILY
-    tables = (TOPK, SELF, TOKENS)
-    shows = ("topk", "self", "tokens")
+    tables = (TOPK, SELF, TOKENS, BEST, HUBS)
+    shows = ("topk", "self", "tokens", "hubs")
     look = ("self", '.nlargest(10, "self_gap")')
 
     def __init__(self, spec: FullVocab, model: Model) -> None:
@@ -55,6 +61,7 @@ class FullVocabJob(ModelJob[FullVocab]):
         self._head = Head.parse(spec.head)
         self._head.require_inside(shape.n_layers, shape.n_heads)
         require_top_k_fits(spec.top_k, shape.vocab_size)
+        require_hubs_fit(spec.exclude_hubs, spec.top_k, shape.vocab_size)
         self._offset = fitted_offset(spec.offset, shape, [self._head.layer])
         self._states = ChosenStates.fitted(spec, model)
         require_scores(shape, spec.scores)
@@ -65,27 +72,66 @@ class FullVocabJob(ModelJob[FullVocab]):
         """The settings that change results; shards do not."""
         settings = asdict(self.spec)
         del settings["shards"]
-        return with_offset(self._states.within(settings), self._offset)
+        return with_offset(self._states.within(settled(settings)), self._offset)
 
     def notes(self) -> Iterable[str]:
         """What `--states auto` means in the model."""
         return self._states.notes()
 
     def steps(self) -> Sequence[AnyStep]:
-        """One step: row ranges of nearly equal length that cover the vocabulary."""
-        return [
-            Step(
-                kind="rows",
-                shards=self._shards,
-                share=lambda context: Rows.of(self.inputs(context.threads)),
-                each=lambda shard: self.spec.top_k,
-                compute=score_shard,
-                preparing="states, queries and keys",
-            )
-        ]
+        """Row ranges of nearly equal length that cover the vocabulary; hubs are found first where they are left out."""
+        preparing = "states, queries and keys"
+        if self.spec.exclude_hubs is None:
+            return [
+                Step(
+                    kind="rows",
+                    shards=self._shards,
+                    share=lambda context: Rows.of(self.inputs(context.threads)),
+                    each=lambda shard: self.spec.top_k,
+                    compute=score_shard,
+                    preparing=preparing,
+                )
+            ]
+        best = Step(
+            kind=BEST.name,
+            shards=best_shards(self._shards),
+            share=lambda context: Rows.of(self.inputs(context.threads)),
+            each=nothing_more,
+            compute=find_best,
+            preparing=preparing,
+        )
+        rows = Step(
+            kind="rows",
+            shards=self._shards,
+            share=self._rows_without_hubs,
+            each=lambda shard: self.spec.top_k,
+            compute=score_without_hubs,
+            after=(best,),
+            preparing=preparing,
+        )
+        return [best, rows]
+
+    def _rows_without_hubs(self, context: Context) -> RowsWithoutHubs | None:
+        """The rows and the hubs among their best keys; None unless all of these were found from the same rows."""
+        rows = Rows.of(self.inputs(context.threads))
+        hubs = self._hubs(context.run, made_from=rows.made_from)
+        return None if hubs is None else RowsWithoutHubs(rows=rows, hub_ids_N=hubs.ids_N)
+
+    def _hubs(self, run: Run, *, made_from: str | None = None) -> Hubs | None:
+        """The hubs among a run's best keys, however it was cut; see `found_hubs`."""
+        plan, share = run.plan(), self.spec.exclude_hubs
+        assert plan is not None, "it was fixed first"
+        assert share is not None, "none are left out otherwise"
+        return found_hubs(run, [one for one in plan.shards if one.kind == BEST.name], share, made_from=made_from)
 
     def covers(self, shards: Sequence[Shard]) -> bool:
         """Whether shards are this head's, one after the other, from the first token to the last."""
+        if self.spec.exclude_hubs is not None:
+            rows = [shard for shard in shards if shard.kind == "rows"]
+            return list(shards) == [*best_shards(rows), *rows] and self._are_rows(rows)
+        return self._are_rows(shards)
+
+    def _are_rows(self, shards: Sequence[Shard]) -> bool:
         edges = [0, *(shard.bounds.get("stop", -1) for shard in shards)]
         expected = row_shards_between(self._head, edges)
         return list(shards) == expected and edges[-1] == self.model.checkpoint.architecture.vocab_size
@@ -114,32 +160,14 @@ class FullVocabJob(ModelJob[FullVocab]):
         return self._inputs
 
     def reduce(self, run: Run) -> Mapping[str, pa.Table]:
-        """The tokens."""
-        return {"tokens": tokens_table(self.model)}
+        """The tokens, and the keys that were left out."""
+        tables = {"tokens": tokens_table(self.model)}
+        if self.spec.exclude_hubs is not None:
+            hubs = self._hubs(run)
+            assert hubs is not None, "a run is reduced when all of it is there"
+            tables["hubs"] = hubs_table({self._head: hubs}, self.model.vocabulary.texts())
+        return tables
 
-    def answer(self, run: Run) -> Printed:
-        """What some well-known words attend to."""
-        return top_attended(run, self.model)
-
-
-def score_shard(grant: Grant, shard: Shard, rows: Rows, k: int) -> Produced:
-    """Score one range of rows; runs on a worker.
-
-    Args:
-        grant: what the worker may use.
-        shard: the range.
-        rows: queries and keys of the whole vocabulary.
-        k: keys kept for each.
-    """
-    started = time.perf_counter()
-    inputs = rows.inputs
-    keys = prepared_keys(rows.made_from, inputs.keys_VH, grant.device)
-    token_ids_R = np.arange(shard.rows.start, shard.rows.stop, dtype=np.int32)
-    scores = score_rows(
-        inputs.queries_VH[shard.rows], keys, row_ids_R=token_ids_R, k=k, scale=inputs.scale, threads=grant.cpus
-    )
-    measures = {
-        "scoring_seconds": round(time.perf_counter() - started, 4),
-        "scores": len(token_ids_R) * len(inputs.keys_VH),
-    }
-    return Produced({"topk": topk_table(token_ids_R, scores), "self": self_table(token_ids_R, scores)}, {}, measures)
+    def answer(self, run: Run) -> RenderableType:
+        """What some well-known words attend to, and what was left out."""
+        return closing(run, self.model, self.spec.exclude_hubs)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qkatlas.jobs.report.section import Section, Shown
+from qkatlas.jobs.report.section import Section, Shown, table_section
 from qkatlas.outputs.runs.reader import list_matrix
 from qkatlas.pipeline.text.vocabulary import printable
 
@@ -52,4 +52,10 @@ def head_tokens(shown: Shown) -> dict[str, Any]:
 
 TOKENS = Section(kind="tokens", place=10, needs=("tokens", "topk", "self"), build=head_tokens)
 
-SECTIONS = (TOKENS,)
+LEFT_OUT = table_section(
+    "hubs", table="hubs", place=15, title="Keys that were left out",
+    how="They are the best key of many rows, and the lists or the graph do without them, as --exclude-hubs asked. "
+    "A token's own rank counts every key all the same.",
+)  # fmt: skip
+
+SECTIONS = (TOKENS, LEFT_OUT)

@@ -32,6 +32,8 @@ class FullVocab:
     """Form of the score: `attention` (nats, with biases and scale) or `bilinear` (neither)."""
     offset: str | None = fields.offset()
     """Positions from key to query in models with rotary positions, such as `4` or `mean:1-16`; None = 1 there."""
+    exclude_hubs: float | None = fields.exclude_hubs()
+    """Share of rows from which a key that is their best is left out of the lists of best keys; None = none is."""
     shards: int | None = option(
         None, metavar="N", in_plan=True, help="Pieces of work.", shown_default="4096 tokens each"
     )

@@ -7,9 +7,12 @@ from itertools import groupby
 from statistics import median
 from typing import Any
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
+from qkatlas.jobs.inputs.hubs import left_out
+from qkatlas.jobs.inputs.model import Model
 from qkatlas.outputs.runs.reader import read_whole
 from qkatlas.outputs.runs.run import Run
 from qkatlas.pipeline.circuit.labels import TOKEN_SHARE
@@ -22,14 +25,19 @@ _COLLAPSED = 0.9
 Row = Mapping[str, Any]
 
 
-def closing(run: Run) -> Group:
+def closing(run: Run, model: Model, exclude_hubs: float | None) -> Group:
     """What a head scan ends with: the heads that suppress themselves most, and the layers whose states do not hold.
 
     Args:
         run: a finished head-scan run.
+        model: its model.
+        exclude_hubs: `--exclude-hubs`; what it left out is said last.
     """
     rows = read_whole(run, "heads").to_pylist()
-    return Group(_most_suppressing(rows), *doubts(rows))
+    lines: list[RenderableType] = list(doubts(rows))
+    if exclude_hubs is not None:
+        lines.append(Text(left_out(read_whole(run, "hubs"), exclude_hubs, model.vocabulary.shown)))
+    return Group(_most_suppressing(rows), *lines)
 
 
 def doubts(rows: Sequence[Row]) -> Iterator[str]:

@@ -18,9 +18,10 @@ from qkatlas.jobs.head_scan.work import HeadTask, LayerInputs, find_layer_kin, s
 from qkatlas.jobs.inputs.chosen_states import ChosenStates
 from qkatlas.jobs.inputs.form import require_scores
 from qkatlas.jobs.inputs.heads import heads_within
+from qkatlas.jobs.inputs.hubs import HUBS, hubs_table, require_hubs_fit, settled
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.offset import fitted_offset, with_offset
-from qkatlas.jobs.inputs.opening import EVERY_FAMILY, ModelJob
+from qkatlas.jobs.inputs.opening import ModelJob
 from qkatlas.jobs.inputs.prompts import DrawnPrompts
 from qkatlas.jobs.inputs.settings import require_top_k_fits
 from qkatlas.jobs.loop.step import AnyStep, Context, Step, nothing_more
@@ -42,6 +43,7 @@ from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.outputs.schemas import head_scan as schemas
 from qkatlas.pipeline.circuit.collapse import collapse
+from qkatlas.pipeline.circuit.hubs import Hubs
 from qkatlas.pipeline.circuit.kin import unit_states
 from qkatlas.pipeline.circuit.labels import label, token_share
 from qkatlas.pipeline.circuit.projection import bilinear_factors, head_weights
@@ -76,7 +78,6 @@ class HeadScanJob(ModelJob[HeadScan]):
     """
 
     name = "head-scan"
-    families = EVERY_FAMILY
     tables = (
         replace(TOPK, kinds=(HEADS,)),
         replace(SELF_WITH_KIN, kinds=(HEADS,)),
@@ -86,8 +87,9 @@ class HeadScanJob(ModelJob[HeadScan]):
         PROMPTS,
         Table(name="heads", rows="one row a head", schema=schemas.HEADS),
         Table(name="spectrum", rows="2H rows a head", schema=schemas.SPECTRUM),
+        HUBS,
     )
-    shows = ("heads", "spectrum", "topk", "self")
+    shows = ("heads", "spectrum", "topk", "self", "hubs")
     look = ("heads.parquet", '.nlargest(10, "suppression_index_mean")')
 
     def __init__(self, spec: HeadScan, model: Model) -> None:
@@ -95,6 +97,7 @@ class HeadScanJob(ModelJob[HeadScan]):
         shape = model.checkpoint.architecture
         self.heads = heads_within(spec.layers, spec.heads, n_layers=shape.n_layers, n_heads=shape.n_heads)
         require_top_k_fits(spec.top_k, shape.vocab_size)
+        require_hubs_fit(spec.exclude_hubs, spec.top_k, shape.vocab_size)
         self._offset = fitted_offset(spec.offset, shape, [head.layer for head in self.heads])
         require_scores(shape, spec.scores)
         self._has_form = not shape.head_norms  # q/k norms leave scores without a bilinear form
@@ -111,7 +114,7 @@ class HeadScanJob(ModelJob[HeadScan]):
         settings = asdict(replace(self.spec, categories=None))
         del settings["categories"], settings["layers"]
         settings |= {"heads": list(map(str, self.heads)), **self.drawn.identity()}
-        return with_offset(self._chosen.within(settings), self._offset)
+        return with_offset(self._chosen.within(settled(settings)), self._offset)
 
     def notes(self) -> Iterable[str]:
         """Words that the prompts leave out, and what the model has not."""
@@ -188,6 +191,7 @@ class HeadScanJob(ModelJob[HeadScan]):
             factors=bilinear_factors(self.model.checkpoint, head, offset=self._offset) if self._has_form else None,
             offset=self._offset,
             top_k=self.spec.top_k,
+            exclude_hubs=self.spec.exclude_hubs,
             seed=self.spec.seed,
         )
 
@@ -222,11 +226,17 @@ class HeadScanJob(ModelJob[HeadScan]):
         return self._chosen.begin(self.model, layer=self.heads[-1].layer, threads=threads)
 
     def reduce(self, run: Run) -> Mapping[str, pa.Table]:
-        """The tokens, the prompts, a row for each head, and the spectra."""
+        """The tokens, the prompts, a row for each head, the spectra, and the keys that were left out."""
         receipts = run.receipts()
         summaries = [(head, receipts[str(head)].summary) for head in self.heads]
         columns = self.prompts.columns(run)
+        hubs = {}
+        if self.spec.exclude_hubs is not None:
+            size = self.model.checkpoint.architecture.vocab_size
+            found = {head: Hubs.of_lists(*summary["hubs"], of=size) for head, summary in summaries}
+            hubs = {"hubs": hubs_table(found, self.model.vocabulary.texts())}
         return {
+            **hubs,
             "tokens": tokens_table(self.model),
             "prompts": self.drawn.table(),
             "heads": heads_table(
@@ -241,5 +251,5 @@ class HeadScanJob(ModelJob[HeadScan]):
         return {**row, "label": label(row, self.model.checkpoint.architecture.vocab_size)}
 
     def answer(self, run: Run) -> Group:
-        """The heads that suppress themselves most, and the layers whose token states do not hold."""
-        return closing(run)
+        """The heads that suppress themselves most, the layers whose token states do not hold, and what was left out."""
+        return closing(run, self.model, self.spec.exclude_hubs)

@@ -14,6 +14,7 @@ from qkatlas.jobs.head_scan.job import HeadScanJob
 from qkatlas.jobs.head_scan.shards import HEADS, head_scan_shards
 from qkatlas.jobs.head_scan.spec import HeadScan
 from qkatlas.jobs.inputs.heads import heads_within
+from qkatlas.jobs.inputs.hubs import HUBS, require_hubs_fit
 from qkatlas.jobs.inputs.prompts import words_in_prompt
 from qkatlas.jobs.inputs.settings import require_top_k_fits
 from qkatlas.jobs.plan import memory as held
@@ -24,6 +25,7 @@ from qkatlas.jobs.plan.load import (
     passing_states,
     preparing,
     projecting,
+    reads_text,
     running,
     scoring,
     scoring_kin,
@@ -57,6 +59,7 @@ def plan_head_scan(shape: Shape, spec: HeadScan) -> Plan:
     """
     heads = heads_within(spec.layers, spec.heads, n_layers=shape.n_layers, n_heads=shape.n_heads)
     require_top_k_fits(spec.top_k, shape.vocab_size)
+    require_hubs_fit(spec.exclude_hubs, spec.top_k, shape.vocab_size)
     words = words_in_prompt(spec.length, shape.n_ctx)
     states, top_k, prompts = shape.states(spec.states), spec.top_k, spec.prompts
     pool = {"windows": spec.windows, "draws": spec.draws}
@@ -65,6 +68,8 @@ def plan_head_scan(shape: Shape, spec: HeadScan) -> Plan:
     block = block_length(shape.n_ctx, v - 1)
     shards = head_scan_shards(heads, v, prompts=prompts if words else 0, sequences=KINDS if block else 0)
     tables = _tables(shards, shape, len(heads), top_k=top_k, prompts=prompts, words=words, kin=kin)
+    if spec.exclude_hubs is not None:
+        tables.append(PlannedTable(name=HUBS.name, files=1, rows=0, schema=schemas.HUBS))  # their number is found out
     by_name = {table.name: table.bytes(v) for table in tables}
 
     layers = len({head.layer for head in heads})
@@ -122,7 +127,14 @@ def plan_head_scan(shape: Shape, spec: HeadScan) -> Plan:
         shards=shards,
         tables=tables,
         steps=steps,
-        memory=_memory(shape, layers, top_k=top_k, kin=kin, streams=held_streams(shape, last, states, **pool)),
+        memory=_memory(
+            shape,
+            layers,
+            top_k=top_k,
+            kin=kin,
+            streams=held_streams(shape, last, states, **pool)
+            + (held.gguf_tokens(shape) if reads_text(states, spec.prefix) else 0.0),
+        ),
     )
 
 
@@ -137,12 +149,12 @@ def _tables(
     }
     layers = len({shard.bounds["layer"] for shard in shards if shard.kind == HEADS})
 
-    def table(name: str, rows: int, schema: pa.Schema) -> PlannedTable:
+    def table(name: str, rows: int, schema: pa.Schema, repeat: float = 1.0) -> PlannedTable:
         count = files.get(name, 1)
-        return PlannedTable(name=name, files=count, rows=rows if count else 0, schema=schema)
+        return PlannedTable(name=name, files=count, rows=rows if count else 0, schema=schema, repeat=repeat)
 
     return [
-        table("topk", heads * v, schemas.topk(top_k)),
+        table("topk", heads * v, schemas.topk(top_k), shape.lists_repeat),
         table("self", heads * v, schemas.SELF_WITH_KIN),
         table("kin", layers * v, schemas.kin(kin)),
         table("prompt_scores", prompts * heads, schemas_heads.PROMPT_SCORES),
@@ -161,11 +173,12 @@ def _memory(shape: Shape, layers: int, *, top_k: int, kin: int, streams: float) 
     of_layer = 2 * state + 4.0 * v * kin + 8.0 * d**2
     shared = weights + min(layers, 2) * of_layer
     results = 3.0 * v * (8 * top_k + 60)
-    scoring = max(held.moments(v, d), 9 * head + results)
+    # What preparing the kin gave back is what the allocators keep.
+    scoring = max(held.ALLOCATORS, held.moments(v, d), 9 * head + results)
     finding_kin = held.on_gpu(v, d, ROWS_PER_SHARD, kin + 1)
     scoring_heads = held.on_gpu(v, h, v, top_k)
     return held.Memory(
-        worker=held.PROMPT_WORKER_LIBRARIES + held.ALLOCATORS + scoring,
+        worker=held.PROMPT_WORKER_LIBRARIES + scoring,
         shared=shared,
         driver=held.PROMPT_DRIVER_LIBRARIES + max(weights, 2 * state + state + streams),
         gpu=max(finding_kin, scoring_heads, weights + held.CUDA_CONTEXT),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from qkatlas.jobs.full_vocab.sections import LEFT_OUT
 from qkatlas.jobs.report.section import Section, Shown, columns
 from qkatlas.outputs.schemas.head_scan import SPECTRUM_VALUES
 
@@ -35,4 +36,4 @@ def all_heads(shown: Shown) -> dict[str, Any]:
     return section
 
 
-SECTIONS = (Section(kind="heads", place=20, needs=("heads",), build=all_heads),)
+SECTIONS = (Section(kind="heads", place=20, needs=("heads",), build=all_heads), LEFT_OUT)

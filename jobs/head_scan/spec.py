@@ -36,6 +36,8 @@ class HeadScan:
     """Form of the score: `attention` (nats, with biases and scale) or `bilinear` (neither)."""
     offset: str | None = fields.offset()
     """Positions from key to query in models with rotary positions, such as `4` or `mean:1-16`; None = 1 there."""
+    exclude_hubs: float | None = fields.exclude_hubs()
+    """Share of rows from which a key that is their best is left out of the lists of best keys; None = none is."""
     prompts: int = fields.prompts()
     """Prompts of category words."""
     length: int | None = fields.length()

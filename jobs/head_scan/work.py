@@ -16,6 +16,7 @@ from qkatlas.jobs.worker.prepared import prepared_keys
 from qkatlas.jobs.worker.tables import row_z, self_table, topk_table
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.outputs.schemas.head_scan import SPECTRUM_VALUES
+from qkatlas.pipeline.circuit.hubs import Hubs, most_hubs, without_keys
 from qkatlas.pipeline.circuit.kin import kin_scores
 from qkatlas.pipeline.circuit.projection import HeadWeights, head_inputs
 from qkatlas.pipeline.circuit.spectrum import compare_with_null, head_spectrum
@@ -59,6 +60,7 @@ class HeadTask:
         weights: for its scores.
         factors: W'_Q and W'_K, for its spectrum; None where the head has no bilinear form.
         top_k: keys kept for each query token.
+        exclude_hubs: share of all rows from which their best key is left out of the lists; None = none is.
         seed: of the bootstrap intervals and of the spectrum's null.
         offset: positions between key and query, where the model turns them.
     """
@@ -68,6 +70,7 @@ class HeadTask:
     factors: tuple[np.ndarray, np.ndarray] | None
     top_k: int
     seed: int
+    exclude_hubs: float | None = None
     offset: Offsets | None = None
 
 
@@ -91,18 +94,24 @@ def scan_head(grant: Grant, shard: Shard, layer: LayerInputs, task: HeadTask) ->
     token_ids_V = np.arange(len(inputs.keys_VH), dtype=np.int32)
     # Query heads that read the same key head follow each other, and need its keys prepared once.
     keys = prepared_keys(hashlib.sha256(inputs.keys_VH.data).hexdigest(), inputs.keys_VH, grant.device)
-    scores = score_rows(
-        inputs.queries_VH, keys, row_ids_R=token_ids_V, k=task.top_k, scale=inputs.scale, threads=grant.cpus
-    )
+    # As many keys more as there can be hubs, which are known only when every row is.
+    kept = task.top_k + (0 if task.exclude_hubs is None else most_hubs(task.exclude_hubs))
+    scores = score_rows(inputs.queries_VH, keys, row_ids_R=token_ids_V, k=kept, scale=inputs.scale, threads=grant.cpus)
+    best_id_V = scores.key_ids_RK[:, 0].copy()
+    hubs: dict[str, Any] = {}
+    if task.exclude_hubs is not None:
+        found = Hubs.among(best_id_V, task.exclude_hubs)
+        scores = without_keys(scores, found.ids_N, task.top_k)
+        hubs = {"hubs": [found.ids_N.tolist(), found.rows_N.tolist()]}
     kin_score_V = kin_scores(inputs.queries_VH, inputs.keys_VH, layer.kin_ids_VN, inputs.scale)
     self_z_V = row_z(scores.self_score_R.astype(np.float64), scores)
     # A child of the head's seed, whose own stream draws the null.
     bootstrap = streams.TOKENS.sequence(task.seed, task.head.layer, task.head.index)
     tables = {"topk": topk_table(token_ids_V, scores), "self": self_table(token_ids_V, scores, kin_score_V)}
     of_self = self_summary(scores.self_rank_R, self_z_V, row_z(kin_score_V, scores), bootstrap)
-    of_hub = hub_summary(scores.key_ids_RK[:, 0])
+    of_hub = hub_summary(best_id_V)
     of_form, spectrum = _spectrum(layer, task)
-    return Produced(tables, {"head": {**of_self, **of_hub, **layer.collapse, **of_form}, "spectrum": spectrum})
+    return Produced(tables, {"head": {**of_self, **of_hub, **layer.collapse, **of_form}, "spectrum": spectrum, **hubs})
 
 
 def _spectrum(layer: LayerInputs, task: HeadTask) -> tuple[dict[str, Any], dict[str, list[float]]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from qkatlas.jobs.inputs.frequencies import Frequencies
 from qkatlas.jobs.loop.option import option
-from qkatlas.pipeline.circuit.kinds import ALL_STATES, AUTO, CONTEXT, DRAWS, PREFIX, SCORES, STATES, WINDOWS
+from qkatlas.pipeline.circuit.kinds import ALL_STATES, AUTO, CONTEXT, DRAWS, HUB_SHARE, PREFIX, SCORES, STATES, WINDOWS
 
 MOST_PROMPTS = 100_000
 """Prompts, or words in one, that a job takes; more would not fit the memory of a driver."""
@@ -117,6 +117,15 @@ def top_k(default: int) -> Any:
     return option(
         default, metavar="K", unit="keys", least=1, remedy="keep at least one key a token", in_plan=True,
         help="Keys kept for each query token.",
+    )  # fmt: skip
+
+
+def exclude_hubs() -> Any:
+    """`--exclude-hubs`: keys that lists or graphs leave out; None = none."""
+    return option(
+        None, metavar="[SHARE]", bare=HUB_SHARE, least=0.01, most=1, in_plan=True,
+        shown_default=f"none; {HUB_SHARE} without a number",
+        help="Leave out keys that are the best key of at least this share of all rows; the table hubs names them.",
     )  # fmt: skip
 
 

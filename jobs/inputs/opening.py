@@ -11,8 +11,6 @@ from qkatlas.pipeline.models.families import FAMILIES
 
 Spec = TypeVar("Spec")
 
-EVERY_FAMILY = tuple(FAMILIES)
-
 
 class ModelJob(Job[Spec], Generic[Spec]):
     """A job about one model.
@@ -25,8 +23,8 @@ class ModelJob(Job[Spec], Generic[Spec]):
         ValueError: if the request does not fit the model.
     """
 
-    families: ClassVar[tuple[str, ...]] = ("gpt2",)
-    """Families of models that it computes exactly."""
+    families: ClassVar[tuple[str, ...]] = tuple(FAMILIES)
+    """Families of models that it computes exactly; a job that does not compute all of them says which."""
 
     def __init__(self, spec: Spec, model: Model) -> None:
         family = model.checkpoint.architecture.family

@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.outputs.schemas import prompts as schemas_prompts
-from qkatlas.pipeline.text.categories import Categories, read_categories
-from qkatlas.pipeline.text.prompts import CategoryPrompts
+from qkatlas.pipeline.text.categories import LONGEST_WORD, Categories, Spell, read_categories
+from qkatlas.pipeline.text.prompts import CategoryPrompts, SpelledPrompts
+from qkatlas.pipeline.text.tokenizer import UnreadableTokenizerError, encode_each
 
 LONGEST_DEFAULT = 64
 """Words of a prompt, unless asked for otherwise or the model reads fewer."""
@@ -69,7 +70,12 @@ class DrawnPrompts:
         """
         architecture = model.checkpoint.architecture
         bos, length = architecture.require_bos(), words_in_prompt(length, architecture.n_ctx)
-        categories = Categories.fit(words or [words for _, words in read_categories()], model.vocabulary)
+        categories = Categories.fit(
+            words or [words for _, words in read_categories()],
+            model.vocabulary,
+            spell=_spelling(model),
+            longest=min(length, LONGEST_WORD),
+        )
         if words is not None and not categories.token_ids:
             model.vocabulary.require_readable()
             raise ValueError(
@@ -88,7 +94,8 @@ class DrawnPrompts:
 
     def table(self) -> pa.Table:
         """The prompts, one a row; none of them in an empty table."""
-        schema = schemas_prompts.prompts(1 + self.length)
+        spelled = isinstance(self.prompts, SpelledPrompts)
+        schema = schemas_prompts.prompts(1 + self.length, spelled=spelled)
         if self.prompts is None:
             return schema.empty_table()
         columns = {
@@ -96,6 +103,8 @@ class DrawnPrompts:
             "token_ids": self.prompts.tokens_PT.tolist(),
             "categories": self.prompts.categories_PT.tolist(),
         }
+        if isinstance(self.prompts, SpelledPrompts):
+            columns["word_ends"] = self.prompts.ends_PT.tolist()
         return pa.table(columns, schema=schema)
 
     def dropped(self) -> str | None:
@@ -105,7 +114,27 @@ class DrawnPrompts:
             return None
         listed = ", ".join(dropped[:_DROPPED]) + (", ..." if len(dropped) > _DROPPED else "")
         kept = sum(map(len, self.categories.token_ids))
+        several = sum(any(isinstance(word, tuple) for word in words) for words in self.categories.token_ids)
+        spelled = f", those of {several} of several tokens" if several else ""
         return (
-            f"prompts use {kept} words of {len(self.categories.token_ids)} categories; dropped {len(dropped)} that are "
-            f"not one token, or whose category keeps fewer than two: {listed}"
+            f"prompts use {kept} words of {len(self.categories.token_ids)} categories{spelled}; dropped {len(dropped)} "
+            f"that are not one token, or whose category keeps fewer than two: {listed}"
         )
+
+
+def _spelling(model: Model) -> Spell | None:
+    """How words become several tokens; None where prompts hold words of one token only.
+
+    Models of the family gpt2 are among these: the words were chosen for their vocabularies, and what was published of
+    them, and planted in them, rests on one token a word.
+    """
+    if model.checkpoint.architecture.family == "gpt2" or not model.vocabulary.has_tokenizer:
+        return None
+
+    def spell(texts: Sequence[str]) -> list[list[int]]:
+        try:
+            return encode_each(model.checkpoint.path, texts, option="prompts", remedy="give its tokenizer")
+        except UnreadableTokenizerError:  # it names tokens and cuts no text
+            return [[] for _ in texts]
+
+    return spell

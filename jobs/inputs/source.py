@@ -14,6 +14,7 @@ from qkatlas.outputs.places.folder import Folder
 from qkatlas.outputs.runs import soundness, store
 from qkatlas.outputs.runs.reader import list_matrix, read_parts, read_whole
 from qkatlas.outputs.runs.run import Run
+from qkatlas.pipeline.models.head import Head
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class SourceRun:
         name: what its user called the model.
         identity: what of the model changes results.
         top_k: keys kept for each query token.
+        head: the head whose keys they are.
     """
 
     run: Run
@@ -33,6 +35,7 @@ class SourceRun:
     name: str
     identity: dict[str, Any]
     top_k: int
+    head: Head
 
     @classmethod
     def open(cls, out: Folder | Path, name: str) -> SourceRun:
@@ -59,7 +62,14 @@ class SourceRun:
         assert manifest is not None, "a run without faults is finished"
         request = manifest.request
         called = manifest.provenance.model if manifest.provenance else None
-        return cls(run, request.run_id, called or "unknown model", dict(request.model), request.spec["top_k"])
+        return cls(
+            run=run,
+            run_id=request.run_id,
+            name=called or "unknown model",
+            identity=dict(request.model),
+            top_k=request.spec["top_k"],
+            head=Head.parse(request.spec["head"]),
+        )
 
     @cached_property
     def tokens(self) -> pa.Table:

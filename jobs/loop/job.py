@@ -128,7 +128,7 @@ class Job(ABC, Generic[Spec]):
     def covers(self, shards: Sequence[Shard]) -> bool:
         """Whether shards of an earlier submission, however cut, are all of the job.
 
-        A job that lets shards be cut in several ways has one step, whose shards these then are.
+        Of a job that lets shards be cut in several ways they become those of its steps, each step's by their kind.
         """
         return list(shards) == self.plan()
 

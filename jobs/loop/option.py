@@ -35,6 +35,7 @@ class Option:
         argument: whether it is an argument, which is typed without its name.
         common: whether all jobs share it, so that it is typed as one of theirs.
         in_plan: whether a plan depends on it.
+        bare: the value of an option that is typed without one; None = it needs one.
         kind: type of the value: `bool`, `int`, `float` or `str`.
         default: of the field.
     """
@@ -55,6 +56,7 @@ class Option:
     argument: bool
     common: bool
     in_plan: bool
+    bare: Any
     kind: type
     default: Any
 
@@ -95,6 +97,7 @@ def option(
     argument: bool = False,
     common: bool = False,
     in_plan: bool = False,
+    bare: Any = None,
 ) -> Any:
     """A field of a spec that is an option of its command; see `Option` for what each argument means.
 
@@ -115,6 +118,7 @@ def option(
         argument: whether it is typed without its name.
         common: whether all jobs share it.
         in_plan: whether a plan depends on it.
+        bare: the value where it is typed without one.
 
     Returns:
         A dataclass field.
@@ -122,7 +126,7 @@ def option(
     said = {
         "flag": flag, "help": help, "metavar": metavar, "unit": unit, "choices": tuple(choices), "least": least,
         "most": most, "remedy": remedy, "shown_default": shown_default, "parse": parse, "read": read,
-        "writes": writes, "argument": argument, "common": common, "in_plan": in_plan,
+        "writes": writes, "argument": argument, "common": common, "in_plan": in_plan, "bare": bare,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata={_KEY: said})
 

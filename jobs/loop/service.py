@@ -258,8 +258,13 @@ def _fitted(steps: Sequence[AnyStep], shards: Sequence[Shard]) -> Sequence[AnySt
     """The steps over the shards of the run, which an earlier submission may have cut otherwise."""
     if [shard for step in steps for shard in step.shards] == list(shards):
         return steps  # whose shards know their kinds
-    (step,) = steps
-    return [replace(step, shards=shards)]
+    if len(steps) == 1:
+        return [replace(steps[0], shards=shards)]
+    fitted: list[AnyStep] = []
+    for step in steps:
+        after = [new for old, new in zip(steps, fitted, strict=False) if old in step.after]
+        fitted.append(replace(step, shards=[shard for shard in shards if shard.kind == step.kind], after=after))
+    return fitted
 
 
 @contextmanager

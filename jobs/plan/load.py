@@ -64,6 +64,11 @@ def held_streams(shape: Shape, layers: int, states: str, *, windows: int | None,
     return streams + 2 * 4 * read  # keys and values, as they are picked and as a product takes them
 
 
+def reads_text(states: str, prefix: str | None) -> bool:
+    """Whether the states' tokens come from the model's tokenizer; a prefix of ids, such as #0,#28, is no text."""
+    return states == CONTEXT or (states == PREFIX and not (prefix or "").startswith("#"))
+
+
 def running(shape: Shape, tokens: int, layers: int) -> Load:
     """Run the model itself on some tokens of prompts, through some layers; scores among prompts are left out."""
     return Load(float32=2.0 * tokens * layers * (shape.attention_weights + shape.mlp_weights))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qkatlas.jobs.plan.shape import Shape
 from qkatlas.pipeline.scoring.cpu import PACKED_BYTES
 from qkatlas.pipeline.scoring.cuda import BLOCK_ROWS, LIST_ENTRIES
 
@@ -14,11 +15,15 @@ MB = 1 << 20
 
 WORKER_LIBRARIES = 520 * MB
 """A worker of full-vocab before it has any array: measured on the tiny planted model."""
-PROMPT_WORKER_LIBRARIES = 890 * MB
+PROMPT_WORKER_LIBRARIES = 850 * MB
 """A worker that has run prompts too, with TransformerLens loaded."""
 DRIVER_LIBRARIES = 430 * MB
 PROMPT_DRIVER_LIBRARIES = 770 * MB
 """The driver likewise."""
+TOKENIZER_LIBRARIES = 150 * MB
+"""What the driver holds beside these where the model's tokenizer, which is transformers', reads a text: measured."""
+_TOKEN_OF_GGUF = 1700.0
+"""Bytes that this keeps for each token of a GGUF file, whose names and merges it takes apart: measured on 49152."""
 ALLOCATORS = 120 * MB
 """What allocators keep of arrays that were given back: measured on the full planted model."""
 
@@ -42,6 +47,16 @@ class Memory:
     """Private to the driver."""
     gpu: float
     """On the GPU of a worker."""
+
+
+def tokenizer(shape: Shape) -> float:
+    """Bytes that the driver keeps once a text was read by the model's tokenizer."""
+    return TOKENIZER_LIBRARIES + gguf_tokens(shape)
+
+
+def gguf_tokens(shape: Shape) -> float:
+    """Bytes of these that a GGUF file takes where transformers is loaded anyhow."""
+    return _TOKEN_OF_GGUF * shape.vocab_size if shape.in_gguf else 0.0
 
 
 def moments(vocab_size: int, width: int) -> float:

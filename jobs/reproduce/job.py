@@ -81,6 +81,7 @@ class ReproduceJob(ModelJob[Reproduce]):
     """
 
     name = "reproduce"
+    families = ("gpt2",)
     tables = (
         PROMPT_SCORES,
         TOKENS,

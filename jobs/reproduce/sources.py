@@ -102,7 +102,7 @@ def source_jobs(
             scores=form,
             methods=("eigen",),
             alphas=tuple(facts.data["steering_alphas"]),
-            draws=0,
+            controls=0,
             ranks=RANKS,  # no singular value is scaled; they count in the run's id, whatever the head's width
             top_k=min(Steering.top_k, shape.vocab_size),
             seed=seed,

@@ -14,7 +14,7 @@ from qkatlas.jobs.inputs.chosen_states import ChosenStates
 from qkatlas.jobs.inputs.form import require_scores
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.offset import fitted_offset, with_offset
-from qkatlas.jobs.inputs.opening import EVERY_FAMILY, ModelJob
+from qkatlas.jobs.inputs.opening import ModelJob
 from qkatlas.jobs.loop.step import AnyStep, Context, Step
 from qkatlas.jobs.loop.table import Table
 from qkatlas.jobs.similarity.answer import similarity_curve
@@ -51,7 +51,6 @@ class SimilarityJob(ModelJob[Similarity]):
     """
 
     name = "similarity"
-    families = EVERY_FAMILY
     tables = (TOKENS, SIMILARITY, HISTOGRAM, SUBSET)
     shows = ("similarity", "histogram")
     look = ("similarity.parquet", '.query("count > 0")')

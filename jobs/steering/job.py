@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from rich.console import RenderableType
 
+from qkatlas.jobs.inputs.chosen_states import ChosenStates
 from qkatlas.jobs.inputs.form import require_scores
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.offset import fitted_offset, with_offset
-from qkatlas.jobs.inputs.opening import EVERY_FAMILY, ModelJob
+from qkatlas.jobs.inputs.opening import ModelJob
 from qkatlas.jobs.loop.step import AnyStep, Context, Step, nothing_more
 from qkatlas.jobs.steering.answer import dose_response
 from qkatlas.jobs.steering.prompts import draw_prompts, in_model_table, prompt_shards
@@ -46,6 +47,7 @@ from qkatlas.pipeline.circuit.projection import HeadWeights, head_inputs, head_w
 from qkatlas.pipeline.circuit.spectrum import second_moment
 from qkatlas.pipeline.circuit.states import normalise
 from qkatlas.pipeline.circuit.steering import SteerableHead, Steered
+from qkatlas.pipeline.circuit.steering_offsets import EveryOffset
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.text.prompts import CategoryPrompts
 from qkatlas.pipeline.text.word_tokens import token_categories
@@ -64,7 +66,6 @@ class SteeringJob(ModelJob[Steering]):
     """
 
     name = "steering"
-    families = EVERY_FAMILY
     tables = TABLES
     shows = ("steering", "in_model", "heatmap", "steered", "samples")
     look = ("steering.parquet", ".T")
@@ -76,14 +77,10 @@ class SteeringJob(ModelJob[Steering]):
         self._points = self.spec.points()
         shape = model.checkpoint.architecture
         vocab_size = shape.vocab_size
+        self._chosen = ChosenStates.fitted(self.spec, model)
         self._offset = fitted_offset(spec.offset, shape, [self._head.layer])
         require_scores(shape, spec.scores)
         require_bilinear(shape)
-        if spec.in_model and shape.rotary is not None:
-            raise ValueError(
-                "--in-model is not computed in models with rotary positions, where a steered form is that of one "
-                "--offset; leave it out"
-            )
         place = {"layer": self._head.layer, "head": self._head.index}
         self._kin_shards = kin_shards(self._head.layer, vocab_size, spec.head)
         self._point_shards = [
@@ -112,6 +109,10 @@ class SteeringJob(ModelJob[Steering]):
         """The settings that change results; those of the prompts only where these are run, words by their tokens."""
         words = [(category.name, category.token_ids.tolist()) for category in self._categories]
         settings = {**asdict(self.spec), "category_tokens_sha256": hashlib.sha256(repr(words).encode()).hexdigest()}
+        controls = settings.pop("controls")
+        settings = self._chosen.within(settings)
+        # Their name is part of every run id that exists; in runs of the states `context` it is that of the windows.
+        settings["controls" if "draws" in settings else "draws"] = controls
         if self._prompts is None:
             del settings["prompts"], settings["length"]
         else:
@@ -252,24 +253,41 @@ class SteeringJob(ModelJob[Steering]):
         """The model and its prompts; scores are attention scores inside, whatever the tables' form."""
         assert self._prompts is not None, "there are no shards without prompts"
         _, digest = self._layer_states(context.threads)
-        self._inside = self._steerable(context.threads, head_weights(self.model.checkpoint, self._head))
-        return InsideModel(made_from=digest, model=self.model.weights(), prompts=self._prompts)
+        weights = head_weights(self.model.checkpoint, self._head)
+        inside = InsideModel(made_from=digest, model=self.model.weights(), prompts=self._prompts)
+        if weights.rotary is None:
+            self._inside = self._steerable(context.threads, weights)
+            return inside
+        spec = self.spec
+        every_offset = EveryOffset(
+            head=self._head,
+            weights=weights,
+            moment_DD=self._second_moment(context.threads),
+            skew=spec.skew,
+            eigenvalues=spec.eigenvalues,
+            move=spec.move,
+            seed=spec.seed,
+        )
+        return replace(inside, every_offset=every_offset)
 
     def _steered(self, shard: Shard) -> Steered:
         """The head at one point of the grid."""
         assert self._grid is not None, "the grid was shared first"
         return self._grid.at(self._points[shard.bounds["point"]])
 
-    def _steered_inside(self, shard: Shard) -> Steered:
-        """The head at one point inside the model."""
+    def _steered_inside(self, shard: Shard) -> Steered | Point:
+        """The head at one point inside the model; the point alone where workers steer it at every distance."""
+        point = self._points[shard.bounds["in_model"]]
+        if self.model.checkpoint.architecture.rotary is not None:
+            return point
         assert self._inside is not None, "the model was shared first"
-        return self._inside.at(self._points[shard.bounds["in_model"]])
+        return self._inside.at(point)
 
     def _layer_states(self, threads: int) -> tuple[np.ndarray, str]:
         """Token states of the layer and their hash, computed once."""
         if self._states is None:
             layer = self._head.layer
-            states = self.model.token_states(self.spec.states, layer=layer, threads=threads)
+            states = self._chosen.begin(self.model, layer=layer, threads=threads)
             states_VD = states.advance_to(layer)
             self._states = states_VD, hashlib.sha256(states_VD.data).hexdigest()
         return self._states
@@ -278,15 +296,19 @@ class SteeringJob(ModelJob[Steering]):
         """The head, turned by the offset once for all: what is steered is the form that is scored."""
         return turned(head_weights(self.model.checkpoint, self._head, scores=self.spec.scores), self._offset)
 
-    def _steerable(self, threads: int, weights: HeadWeights) -> SteerableHead:
+    def _second_moment(self, threads: int) -> np.ndarray:
+        """Of the layer's normalised states, computed once."""
         if self._moment_DD is None:
             states_VD, _ = self._layer_states(threads)
             normalised_VD = normalise(states_VD, self.model.checkpoint.architecture.norm, threads=threads)
             self._moment_DD = second_moment(normalised_VD, threads=threads)
+        return self._moment_DD
+
+    def _steerable(self, threads: int, weights: HeadWeights) -> SteerableHead:
         return SteerableHead(
             self._head,
             weights,
-            self._moment_DD,
+            self._second_moment(threads),
             skew=self.spec.skew,
             eigenvalues=self.spec.eigenvalues,
             move=self.spec.move,

@@ -11,7 +11,7 @@ from qkatlas.jobs.inputs import fields
 from qkatlas.jobs.inputs.settings import require_top_k_fits
 from qkatlas.jobs.loop.option import check_options, option
 from qkatlas.jobs.steering.group import GROUP, GroupFile
-from qkatlas.pipeline.circuit.kinds import EIGENVALUES, METHODS, MOVES, SKEW
+from qkatlas.pipeline.circuit.kinds import ALL_STATES, CONTEXT, DRAWS, EIGENVALUES, METHODS, MOVES, SKEW
 from qkatlas.pipeline.circuit.point import Point
 from qkatlas.pipeline.models.head import Head
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 RANKS = (1, 4, 16)
 """Ranks that are taken where none are asked for, as far as heads have them."""
+
+CONTROLS = 2
+"""Random controls for each alpha, unless said otherwise."""
 
 _MOST_POINTS = 1000
 _MOST_GROUP = 512
@@ -61,8 +64,19 @@ class Steering:
 
     head: str = fields.head()
     """The head, by layer and place, both from 0."""
-    states: str = fields.states()
+    states: str = fields.states(ALL_STATES)
     """How token states are taken."""
+    prefix: str | None = fields.prefix()
+    """Tokens in front, for the states `prefix` and `context`."""
+    windows: int | None = fields.windows()
+    """Windows of text to choose from, for the states `context`; None = 512."""
+    draws: int | None = option(
+        None, metavar="N", unit="windows", least=0, most=_MOST_POINTS, shown_default=str(DRAWS),
+        help="With --states context: windows that each token is read behind; with others the old name of --controls.",
+    )  # fmt: skip
+    """Windows that a token is read behind, for the states `context`; None = 4. Otherwise it stands for `controls`."""
+    text: str | None = fields.pool()
+    """The text that the windows are from, for the states `context`; None = the calibration text."""
     scores: str = fields.scores()
     """Form of the score: `attention` (nats, with biases and scale) or `bilinear` (neither)."""
     offset: str | None = fields.offset()
@@ -82,8 +96,15 @@ class Steering:
     """Whether W_skew stays beside changed eigenvalues: `keep` or `drop`."""
     eigenvalues: str = option("all", choices=EIGENVALUES, help="all 2H, or the top H by magnitude.")
     """Eigenvalues that are steered: `all`, or the `top` H by magnitude."""
-    draws: int = option(2, metavar="N", least=0, most=_MOST_POINTS, help="Random controls for each alpha.")
-    """Random controls for each alpha but 1."""
+    controls: int | None = option(
+        None,
+        metavar="N",
+        least=0,
+        most=_MOST_POINTS,
+        shown_default=str(CONTROLS),
+        help="Random controls for each alpha.",
+    )
+    """Random controls for each alpha but 1; None = 2."""
     ranks: tuple[int, ...] | None = option(
         None, flag="--rank", metavar="LIST", parse=integers, help="How many of the largest singular values to scale.",
         shown_default="1,4,16, as far as the head has as many",
@@ -120,6 +141,8 @@ class Steering:
     def __post_init__(self) -> None:
         check_options(self)
         Head.parse(self.head)
+        self._settle_draws()
+        fields.require_states(self.states, prefix=self.prefix, windows=self.windows, draws=self.draws, text=self.text)
         unknown = [method for method in self.methods if method not in METHODS]
         if unknown or not self.methods:
             named = f"{unknown[0]!r} is unknown" if unknown else "names none"
@@ -139,8 +162,28 @@ class Steering:
             raise ValueError(f"--group names {len(self.group)} tokens; a heat map holds at most {_MOST_GROUP}")
         if len(self.points()) > _MOST_POINTS:
             raise ValueError(
-                f"the grid has {len(self.points())} points, more than {_MOST_POINTS}; shorten a list or --draws"
+                f"the grid has {len(self.points())} points, more than {_MOST_POINTS}; shorten a list or --controls"
             )
+
+    def _settle_draws(self) -> None:
+        """Tell what `--draws` means: windows of the states `context`, and the controls with any others.
+
+        Raises:
+            ValueError: if it is given beside `--controls` where both mean the same, or the states read no window.
+        """
+        controls = self.controls
+        if self.states == CONTEXT:
+            if self.draws == 0:
+                raise ValueError("--draws 0 reads no window, which --states context needs; choose 1 or more")
+        elif self.draws is not None:
+            if controls is not None:
+                raise ValueError(
+                    f"--draws {self.draws} is the old name of --controls {controls} with --states {self.states}; "
+                    "leave it out"
+                )
+            controls = self.draws
+            object.__setattr__(self, "draws", None)
+        object.__setattr__(self, "controls", CONTROLS if controls is None else controls)
 
     def fitted(self, model: Model) -> Steering:
         """The same request for a model: its ranks, and the exact texts of its tokens.
@@ -171,7 +214,7 @@ class Steering:
                 Point(method="control", alpha=alpha, draw=draw)
                 for alpha in self.alphas
                 if alpha != 1  # a dose of nothing needs no control
-                for draw in range(self.draws)
+                for draw in range(self.controls or 0)
             ]
         if "singular" in self.methods:
             ranks = RANKS if self.ranks is None else self.ranks

@@ -19,13 +19,15 @@ from qkatlas.outputs.runs.shard import Shard
 from qkatlas.outputs.schemas import steering as schemas
 from qkatlas.pipeline.circuit import steering_measures as measures
 from qkatlas.pipeline.circuit.kin import kin_scores
+from qkatlas.pipeline.circuit.point import Point
 from qkatlas.pipeline.circuit.projection import HeadInputs, HeadWeights, head_inputs
 from qkatlas.pipeline.circuit.steering import Steered
+from qkatlas.pipeline.circuit.steering_offsets import EveryOffset
 from qkatlas.pipeline.circuit.summary import mean, rank_summary, std
 from qkatlas.pipeline.models.forward import Forward, for_batches, prompt_batches
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.models.weights import ModelWeights
-from qkatlas.pipeline.passes.steering import InModel, run_steered
+from qkatlas.pipeline.passes.steering import InModel, run_steered, run_steered_at_distances
 from qkatlas.pipeline.scoring.engine import score_rows
 from qkatlas.pipeline.scoring.exact import canonical_dots
 from qkatlas.pipeline.scoring.rows import PreparedKeys, RowScores
@@ -110,10 +112,17 @@ class HeatMaps(OfStates):
 
 @dataclass(frozen=True, kw_only=True)
 class InsideModel(OfStates):
-    """What all points inside the model share: all weights, and the prompts."""
+    """What all points inside the model share.
+
+    Attributes:
+        model: all weights.
+        prompts: what it reads.
+        every_offset: the head at all distances, where the model turns queries and keys; its points are steered there.
+    """
 
     model: ModelWeights
     prompts: CategoryPrompts
+    every_offset: EveryOffset | None = None
 
 
 def give_kin(grant: Grant, shard: Shard, source: UnitStates | FoundKin, each: None) -> Produced:
@@ -197,14 +206,21 @@ def _all_scores(inputs: HeadInputs) -> np.ndarray:
     return scores_GG
 
 
-def run_in_model(grant: Grant, shard: Shard, inside: InsideModel, steered: Steered) -> Produced:
+def run_in_model(grant: Grant, shard: Shard, inside: InsideModel, steered: Steered | Point) -> Produced:
     """Run all prompts with the head steered to one point, one row a prompt; runs on a worker."""
     head = Head(shard.bounds["layer"], shard.bounds["head"])
+    count, length = inside.prompts.tokens_PT.shape
+    at_distances: list[HeadWeights] = []
+    if inside.every_offset is not None:
+        assert isinstance(steered, Point), "its forms at all distances are too many to be sent with a shard"
+        distances = min(length, inside.model.architecture.window_of(head.layer) or length)
+        at_distances = inside.every_offset.at(steered, distances)
 
     def work(forward: Forward, batch: slice) -> InModel:
+        if isinstance(steered, Point):
+            return run_steered_at_distances(forward, head, at_distances, inside.prompts[batch])
         return run_steered(forward, head, steered.weights, inside.prompts[batch])
 
-    count = len(inside.prompts.tokens_PT)
     done = for_batches(inside.model, prompt_batches(count), work, threads=grant.cpus, device=grant.device)
     names = ("identical_mass", "category_mass", "bos_mass", "loss")
     measured = [np.concatenate([getattr(found, f"{name}_P") for found in done]) for name in names]

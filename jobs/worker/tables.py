@@ -18,19 +18,20 @@ from qkatlas.outputs.schemas import scores as schemas
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.scoring.rows import RowScores
 
-_OF_HEAD = "{name}/layer={{layer}}/head={{head}}/part-{{part:05d}}.parquet"
+OF_HEAD = "{name}/layer={{layer}}/head={{head}}/part-{{part:05d}}.parquet"
+"""Path of a head's parts of a table, with its name to be filled in."""
 
 TOKENS = Table(name="tokens", rows="one row a token", schema=schemas.TOKENS)
-TOPK = Table(name="topk", rows="one row a query token", schema=schemas.topk(10), file=_OF_HEAD.format(name="topk"))
-SELF = Table(name="self", rows="one row a token", schema=schemas.SELF, file=_OF_HEAD.format(name="self"))
+TOPK = Table(name="topk", rows="one row a query token", schema=schemas.topk(10), file=OF_HEAD.format(name="topk"))
+SELF = Table(name="self", rows="one row a token", schema=schemas.SELF, file=OF_HEAD.format(name="self"))
 SELF_WITH_KIN = Table(
-    name="self", rows="one row a token", schema=schemas.SELF_WITH_KIN, file=_OF_HEAD.format(name="self")
+    name="self", rows="one row a token", schema=schemas.SELF_WITH_KIN, file=OF_HEAD.format(name="self")
 )
 KIN = Table(
     name="kin", rows="one row a token", schema=schemas.kin(16), file="kin/layer={layer}/part-{part:05d}.parquet",
     kinds=("kin",),
 )  # fmt: skip
-PROMPTS = Table(name="prompts", rows="one row a prompt", schema=schemas_prompts.prompts(65))
+PROMPTS = Table(name="prompts", rows="one row a prompt", schema=schemas_prompts.prompts(65, spelled=True))
 PROMPT_SCORES = Table(
     name="prompt_scores", rows="one row for each prompt and head", schema=schemas_heads.PROMPT_SCORES,
     file="prompt_scores/part-{part:05d}.parquet", fields=prompt_part, kinds=(CATEGORY_PROMPTS,),

@@ -75,6 +75,25 @@ SELF_WITH_KIN = pa.schema(
     ]
 )
 
+BEST = pa.schema(
+    [
+        field("token_id", pa.int32(), "query token", unit="id"),
+        field("key_id", pa.int32(), "key with the highest score, the lower id of equals", unit="id"),
+    ]
+)
+"""What is counted to find hubs."""
+
+HUBS = pa.schema(
+    [
+        field("layer", pa.int32(), "layer of the head, from 0"),
+        field("head", pa.int32(), "place of the head in its layer, from 0"),
+        field("token_id", pa.int32(), "key that was left out", unit="id"),
+        field("text", pa.string(), "printable text of the token; lossy"),
+        field("rows", pa.int32(), "rows whose best key it is, among all rows and keys"),
+        field("share", pa.float64(), "the same as a share of all rows"),
+    ]
+)
+
 
 def kin(count: int) -> pa.Schema:
     """Schema of a `kin` part.

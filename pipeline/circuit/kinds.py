@@ -23,5 +23,8 @@ ALL_STATES = (*STATES, PREFIX, CONTEXT)
 AUTO = "auto"
 """The kind that predicts the model's own scores best."""
 
+HUB_SHARE = 0.05
+"""Share of all rows from which a key that is their best is a hub, where nobody says another."""
+
 WINDOWS, DRAWS = 512, 4
 """Of the states `context`: windows to choose from, and windows that a token is read behind."""

@@ -76,7 +76,14 @@ def vertex_order(token_ids_N: Int32Array, spellings_N: Sequence[bytes | None]) -
     return np.array([token_id for _, _, token_id in ordered], dtype=np.int32)
 
 
-def neighbour_graph(key_ids_VK: Int32Array, vertices_N: Int32Array, *, neighbours: int, symmetrise: str) -> Graph:
+def neighbour_graph(
+    key_ids_VK: Int32Array,
+    vertices_N: Int32Array,
+    *,
+    neighbours: int,
+    symmetrise: str,
+    left_out: Int32Array | None = None,
+) -> Graph:
     """Link each token to the best keys of its row but itself, as far as they are vertices.
 
     Only the order of the scores counts. Their size does not: scores may be negative, have no common zero between rows,
@@ -89,6 +96,7 @@ def neighbour_graph(key_ids_VK: Int32Array, vertices_N: Int32Array, *, neighbour
         vertices_N: tokens that become vertices, in the order they are to have.
         neighbours: keys that a token is linked to, at most; fewer where its kept keys hold fewer vertices.
         symmetrise: one of SYMMETRISE.
+        left_out: keys that no token is linked to; as vertices they are linked to the keys of their own rows.
 
     Returns:
         The graph.
@@ -103,7 +111,10 @@ def neighbour_graph(key_ids_VK: Int32Array, vertices_N: Int32Array, *, neighbour
     vertex_V[vertices_N] = np.arange(n_vertices)
 
     key_ids_NK = key_ids_VK[vertices_N]
-    allowed_NK = is_vertex_V[key_ids_NK] & (key_ids_NK != vertices_N[:, None])
+    is_key_V = is_vertex_V.copy()
+    if left_out is not None:
+        is_key_V[left_out] = False
+    allowed_NK = is_key_V[key_ids_NK] & (key_ids_NK != vertices_N[:, None])
     taken_NK = allowed_NK & (np.cumsum(allowed_NK, axis=1) <= neighbours)
     source_L = np.repeat(np.arange(n_vertices), taken_NK.sum(axis=1))
     target_L = vertex_V[key_ids_NK[taken_NK]]

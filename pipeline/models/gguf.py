@@ -1,11 +1,14 @@
 """Models of the family of Llama in GGUF files: their metadata as a configuration, their tensors dequantised and named.
 
 What counts is the dequantised weight. Converters store the rows of Llama's queries and keys in another order, and the
-gains of Gemma's norms with the 1 added; both are undone here.
+gains of Gemma's norms with the 1 added; both are undone here. Tensors are read from the file a block at a time, so that
+what is held is the tensor and not the file, nor a copy of what is dequantised.
 """
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,6 +76,77 @@ _WIDEST = {"gemma2": 46, "gemma3": 62}
 """Layers of the one size of a model that divides scores by the square root of d_model / heads, not of the width."""
 
 
+_LONG = 4096
+"""Entries of a list of metadata from which it is stepped over: a vocabulary's; what layers have is shorter."""
+
+_LENGTH = struct.Struct("<Q")
+
+_BLOCK = 1 << 20
+"""Numbers that are dequantised at a time; what that takes for a while is several times as large."""
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """Where a tensor lies in its file, and what its bytes are.
+
+    Attributes:
+        name: as the file has it.
+        shape: of its numbers, from the first dimension on.
+        start: of its first byte.
+        rows: rows that it is stored in.
+        items: items of a row: numbers, or bytes of blocks of them.
+        dtype: of an item.
+        kind: of quantisation, as the `gguf` package names it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    rows: int
+    items: int
+    dtype: np.dtype[Any]
+    kind: Any
+
+    @classmethod
+    def of(cls, tensor: Any) -> GgufTensor:
+        """What the reader of the `gguf` package says of a tensor, without its numbers."""
+        shape = tuple(int(size) for size in reversed(tensor.shape))  # the file counts dimensions from the last
+        items = tensor.data.shape[-1]
+        rows = math.prod(tensor.data.shape[:-1])
+        return cls(tensor.name, shape, tensor.data_offset, rows, items, tensor.data.dtype, tensor.tensor_type)
+
+    def read(self, path: Path) -> np.ndarray:
+        """The dequantised numbers, float32 of the shape.
+
+        Raises:
+            ValueError: if the file ends before them, or they are quantised in a way that is not read.
+        """
+        values = np.empty(self.shape, np.float32)
+        values_RP = values.reshape(self.rows, -1)
+        at_once = max(1, _BLOCK // values_RP.shape[1])
+        with path.open("rb") as file:
+            file.seek(self.start)
+            for first in range(0, self.rows, at_once):
+                block_RP = values_RP[first : first + at_once]
+                stored = np.fromfile(file, self.dtype, len(block_RP) * self.items)
+                if stored.size != len(block_RP) * self.items:
+                    raise ValueError(f"{path} ends within its tensor {self.name!r}; copy it again")
+                block_RP[:] = self._dequantised(stored.reshape(len(block_RP), self.items), path)
+        return values
+
+    def _dequantised(self, stored: np.ndarray, path: Path) -> np.ndarray:
+        from gguf.quants import dequantize
+
+        try:
+            values: np.ndarray = dequantize(stored, self.kind)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"tensor {self.name!r} of {path} is quantised as {self.kind.name}, which is not read; "
+                "use another quantisation of the model"
+            ) from error
+        return values
+
+
 @dataclass(frozen=True)
 class GgufFile:
     """The tensors of a GGUF file, under the names of their family.
@@ -80,13 +154,13 @@ class GgufFile:
     Attributes:
         path: the file.
         architecture: what its metadata says.
-        stored: a tensor's name in the family -> as the reader of the `gguf` package holds it, unread.
+        stored: a tensor's name in the family -> where it lies.
         permuted: number of heads of the tensors whose rows are stored pair by pair.
     """
 
     path: Path
     architecture: Architecture
-    stored: Mapping[str, Any]
+    stored: Mapping[str, GgufTensor]
     permuted: Mapping[str, int]
 
     @classmethod
@@ -99,12 +173,9 @@ class GgufFile:
         Raises:
             ValueError: if it is no sound GGUF file, or of an architecture or with tensors that are not known.
         """
-        # Loaded here, for other checkpoints do without.
-        from gguf import GGUFReader
-
         try:
-            reader = GGUFReader(path)
-        except (ValueError, IndexError, KeyError, OSError) as error:
+            reader = _read_header(path)
+        except (ValueError, IndexError, KeyError, OSError, struct.error) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"{path} is no sound GGUF file ({reason}); copy it again") from error
         metadata = {
@@ -117,12 +188,12 @@ class GgufFile:
             )
         if metadata.get("split.count", 1) not in (0, 1):
             raise ValueError(f"{path} is one of several files of a model; join them with llama-gguf-split --merge")
-        stored = {_family_name(tensor.name, kind, path): tensor for tensor in reader.tensors}
+        stored = {_family_name(tensor.name, kind, path): GgufTensor.of(tensor) for tensor in reader.tensors}
         divisors = stored.pop(_DIVISORS, None)
         architecture = architecture_of(_config(metadata, kind, stored, str(path)))
         rotary = architecture.rotary
         if divisors is not None and rotary is not None:
-            values = tuple(map(float, _dequantised(divisors, str(path)).ravel()))
+            values = tuple(map(float, divisors.read(path).ravel()))
             if len(values) != rotary.turned // 2 or min(values) <= 0 or not np.isfinite(values).all():
                 raise ValueError(f"{path} has impossible {_DIVISORS}; copy it again")
             rotary = replace(rotary, divisors=values)
@@ -146,34 +217,50 @@ class GgufFile:
         return self.stored
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """See `Tensors.shape`; the file counts dimensions from the last."""
-        return tuple(int(size) for size in reversed(self.stored[name].shape))
+        """See `Tensors.shape`."""
+        return self.stored[name].shape
 
     def tensor(self, name: str) -> np.ndarray:
         """See `Tensors.tensor`."""
-        values = _dequantised(self.stored[name], str(self.path)).reshape(self.shape(name))
+        values = self.stored[name].read(self.path)
         heads = self.permuted.get(name)
         if heads is not None:
             pairs = values.reshape(heads, values.shape[0] // heads // 2, 2, *values.shape[1:])
             values = pairs.swapaxes(1, 2).reshape(values.shape)
-        return np.array(values, order="C")  # a copy, for what is mapped cannot be written to
+        return values
 
     def identity(self) -> str:
         """SHA-256 of the file."""
         return file_sha256(self.path)
 
 
-def _dequantised(tensor: Any, source: str) -> np.ndarray:
-    from gguf.quants import dequantize
+def _read_header(path: Path) -> Any:
+    """What the `gguf` package reads of a file, its vocabulary stepped over.
 
-    try:
-        values: np.ndarray = dequantize(tensor.data, tensor.tensor_type)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"tensor {tensor.name!r} of {source} is quantised as {tensor.tensor_type.name}, which is not read; "
-            "use another quantisation of the model"
-        ) from error
-    return values.astype(np.float32, copy=False)
+    The package makes several arrays of each of the hundred thousand strings of a vocabulary: seconds, and more memory
+    than the weights of a small model. Nothing here asks for them.
+    """
+    # Loaded here, for other checkpoints do without.
+    from gguf import GGUFReader, GGUFValueType
+
+    class HeaderReader(GGUFReader):
+        def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+            if raw_type != GGUFValueType.ARRAY or self.byte_order == "S":
+                return super()._get_field_parts(orig_offs, raw_type)
+            item_type, count = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
+            kind = GGUFValueType(item_type[0])
+            if count[0] < _LONG or not (kind == GGUFValueType.STRING or kind in self.gguf_scalar_to_np):
+                return super()._get_field_parts(orig_offs, raw_type)
+            place = int(orig_offs) + 12
+            if kind != GGUFValueType.STRING:
+                place += int(count[0]) * np.dtype(self.gguf_scalar_to_np[kind]).itemsize
+            else:
+                stored = self.data.data
+                for _ in range(int(count[0])):
+                    place += 8 + _LENGTH.unpack_from(stored, place)[0]
+            return place - orig_offs, [item_type, count], [], [GGUFValueType.ARRAY, kind]
+
+    return HeaderReader(path)
 
 
 def _family_name(name: str, kind: str, path: Path) -> str:
@@ -203,7 +290,7 @@ def _family_name(name: str, kind: str, path: Path) -> str:
     raise ValueError(f"tensor {name!r} of {path} is not known to its architecture {kind!r}, which is not supported")
 
 
-def _config(metadata: Mapping[str, Any], kind: str, stored: Mapping[str, Any], source: str) -> Config:
+def _config(metadata: Mapping[str, Any], kind: str, stored: Mapping[str, GgufTensor], source: str) -> Config:
     """The configuration that says what the metadata says.
 
     Raises:
@@ -222,7 +309,7 @@ def _config(metadata: Mapping[str, Any], kind: str, stored: Mapping[str, Any], s
     values = {setting: found(name) for name, setting in _SETTINGS.items() if found(name) is not None}
     values |= {
         "model_type": _MODEL_TYPES[kind],
-        "vocab_size": int(stored["embed_tokens.weight"].shape[-1]) if "embed_tokens.weight" in stored else 0,
+        "vocab_size": stored["embed_tokens.weight"].shape[0] if "embed_tokens.weight" in stored else 0,
         "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
         "tie_word_embeddings": "lm_head.weight" not in stored,
         "attention_bias": kind != "qwen2" and "layers.0.self_attn.q_proj.bias" in stored,

@@ -18,6 +18,7 @@ from qkatlas.pipeline.models.activations import ACTIVATIONS
 from qkatlas.pipeline.models.architecture import Norm
 from qkatlas.pipeline.models.families import family_of
 from qkatlas.pipeline.models.family import NormWeights, Projection
+from qkatlas.pipeline.models.reach import reach
 from qkatlas.pipeline.models.weights import Weights
 
 Part = Callable[[torch.Tensor], torch.Tensor]
@@ -108,9 +109,8 @@ class Attention:
             query_BCMGH = self._turn(query_RNH, position_R).reshape(count, length, n_kv_heads, -1, d_head)
             key_BCMH = self._turn(raw_key_RMH, position_R).reshape(count, length, n_kv_heads, d_head)
             scores_BMGCC = torch.einsum("bcmgh,bkmh->bmgck", query_BCMGH, key_BCMH)
-            between_CC = torch.arange(length)[:, None] - torch.arange(length)
-            read_CC = (between_CC >= 0) & (between_CC < (self._window or length))
-            mixed = torch.einsum("bmgck,bkmh->bcmgh", self._softmax(scores_BMGCC, read_CC), value_BCMH)
+            share_BMGCC = self._softmax(scores_BMGCC, reach(length, self._window))
+            mixed = torch.einsum("bmgck,bkmh->bcmgh", share_BMGCC, value_BCMH)
         added_RD = self._leave(mixed.reshape(count * length, n_heads * d_head))
         return added_RD.reshape(x_BCD.shape), Context(seen_BCMH, value_BCMH)
 

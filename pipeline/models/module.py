@@ -18,6 +18,7 @@ import torch
 from qkatlas.pipeline.models.architecture import Architecture
 from qkatlas.pipeline.models.families import family_of
 from qkatlas.pipeline.models.family import UNEMBEDDING
+from qkatlas.pipeline.models.reach import reach
 from qkatlas.pipeline.models.rotary import Rotary
 from qkatlas.pipeline.models.weights import ModelWeights
 
@@ -222,9 +223,7 @@ class BlockArguments:
         kind, length = _layer_type(self._architecture, layer), stream_PTD.shape[1]
         if (length, kind) not in self._made:
             position_1T = torch.arange(length, device=stream_PTD.device)[None]
-            between_TT = position_1T.T - position_1T
-            window = self._architecture.window_of(layer) or length
-            read_TT = (between_TT >= 0) & (between_TT < window)
+            read_TT = reach(length, self._architecture.window_of(layer), device=stream_PTD.device)
             least = torch.finfo(stream_PTD.dtype).min
             mask_TT = torch.zeros(length, length, device=stream_PTD.device).masked_fill(~read_TT, least)
             by_type = (kind,) if hasattr(self._turning, "layer_types") else ()

@@ -33,7 +33,6 @@ from qkatlas.pipeline.passes.components import (
 from qkatlas.pipeline.passes.kinds import KINDS
 from qkatlas.pipeline.passes.semantic import semantic_category_scores
 from qkatlas.pipeline.text.passages import Passages
-from qkatlas.pipeline.text.prompts import CategoryPrompts
 
 MEAN_KINDS = (EMBED, POS_EMBED, ATTN, MLP, HEAD)
 """Kinds of components whose outputs have a mean."""
@@ -331,5 +330,5 @@ def _repeated(passages: Passages, times: int) -> Passages:
     return Passages(
         passages.tokens_PT[rows],
         passages.predicted_PT[rows],
-        prompts and CategoryPrompts(prompts.tokens_PT[rows], prompts.categories_PT[rows]),
+        prompts and prompts[rows],
     )

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from qkatlas.pipeline.models.reach import reach
 from qkatlas.pipeline.text import streams
 from qkatlas.pipeline.text.prompts import random_tokens
 
@@ -169,5 +170,5 @@ def causal_pattern(scores_PNTT: torch.Tensor) -> torch.Tensor:
     Returns:
         float64 [P, N, T, T], each row a distribution over the keys up to its query.
     """
-    causal_TT = torch.ones(scores_PNTT.shape[2:], dtype=torch.bool, device=scores_PNTT.device).tril()
-    return torch.softmax(scores_PNTT.double().masked_fill(~causal_TT, -torch.inf), dim=-1)
+    read_TT = reach(scores_PNTT.shape[2], device=scores_PNTT.device)
+    return torch.softmax(scores_PNTT.double().masked_fill(~read_TT, -torch.inf), dim=-1)

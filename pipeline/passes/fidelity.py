@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from qkatlas.pipeline.circuit.projection import head_inputs, layer_weights
+from qkatlas.pipeline.models.reach import reach
 from qkatlas.pipeline.models.rotary import Rotary
 from qkatlas.pipeline.models.weights import Weights
 
@@ -94,10 +95,7 @@ def correlation_sums(predicted_PNTT: torch.Tensor, real_PNTT: torch.Tensor, wind
     Returns:
         float64 [N, 6], in order of SUMS.
     """
-    query, key = torch.tril_indices(*real_PNTT.shape[2:])
-    if window is not None:
-        near = query - key < window
-        query, key = query[near], key[near]
+    query, key = reach(real_PNTT.shape[2], window).nonzero(as_tuple=True)
     x, y = (scores_PNTT[:, :, query, key].double() for scores_PNTT in (predicted_PNTT, real_PNTT))
     sums = [torch.ones_like(x), x, y, x * x, y * y, x * y]
     return torch.stack([values.sum(dim=(0, 2)) for values in sums], dim=1).numpy()
@@ -114,9 +112,8 @@ def row_sums(predicted_PNTT: torch.Tensor, real_PNTT: torch.Tensor, window: int 
     Returns:
         float64 [N, 6], in order of ROW_SUMS, over the queries with two such keys or more.
     """
-    position_T = torch.arange(real_PNTT.shape[2])
-    between_TT = position_T[:, None] - position_T
-    read_TT = (between_TT >= 0) & (between_TT < (window or len(position_T))) & (position_T > 0)
+    read_TT = reach(real_PNTT.shape[2], window)
+    read_TT[:, 0] = False
     rows = read_TT.sum(dim=1) >= 2
     read_RT = read_TT[rows]
     count_R1 = read_RT.sum(dim=1, keepdim=True)

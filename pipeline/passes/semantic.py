@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from qkatlas.pipeline.models.reach import reach
 from qkatlas.pipeline.passes.behaviour import causal_pattern
 from qkatlas.pipeline.text.prompts import CategoryPrompts
 
@@ -17,7 +18,7 @@ def semantic_category_scores(scores_PNTT: torch.Tensor, prompts: CategoryPrompts
 
     A is the attention pattern and M marks the keys that are expected (`CategoryPrompts.expected_PTT`). Both sums are
     taken from the pre-softmax scores in float64, so that a head that attends elsewhere by hundreds of nats still has a
-    finite score. BOS is a key but no query.
+    finite score. BOS is a key but no query; of a word of several tokens only the last is one.
 
     Args:
         scores_PNTT: pre-softmax attention scores; entries after the query are not read.
@@ -30,16 +31,19 @@ def semantic_category_scores(scores_PNTT: torch.Tensor, prompts: CategoryPrompts
         "The Self-Hating Attention Head" (2025), with its BOS fallback.
     """
     expected_PTT = torch.from_numpy(prompts.expected_PTT()).to(scores_PNTT.device)
-    causal_TT = torch.ones(expected_PTT.shape[1:], dtype=torch.bool, device=scores_PNTT.device).tril()
+    read_TT = reach(expected_PTT.shape[1], device=scores_PNTT.device)
 
     def log_mass(scores_NTT: torch.Tensor, keep_TT: torch.Tensor) -> torch.Tensor:
         return torch.logsumexp(scores_NTT.masked_fill(~keep_TT, -torch.inf), dim=-1)
 
+    queries_PT = prompts.queries_PT()
     found = []
-    for scores_NTT, expected_TT in zip(scores_PNTT, expected_PTT, strict=True):  # one at a time, for long prompts' sake
+    # One at a time, for long prompts' sake.
+    for place, (scores_NTT, expected_TT) in enumerate(zip(scores_PNTT, expected_PTT, strict=True)):
         scores_NTT = scores_NTT.double()
-        surprisal_NT = log_mass(scores_NTT, causal_TT) - log_mass(scores_NTT, expected_TT)
-        found.append(surprisal_NT[:, 1:].mean(dim=-1))
+        surprisal_NT = log_mass(scores_NTT, read_TT) - log_mass(scores_NTT, expected_TT)
+        own = slice(1, None) if queries_PT is None else torch.from_numpy(queries_PT[place]).to(scores_PNTT.device)
+        found.append(surprisal_NT[:, own].mean(dim=-1))
     return torch.stack(found)
 
 

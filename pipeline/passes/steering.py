@@ -5,6 +5,7 @@ Shapes: P prompts of a batch, N heads of a layer, T positions (the first is BOS)
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,10 @@ from torch.nn import functional
 
 from qkatlas.pipeline.circuit.projection import HeadWeights
 from qkatlas.pipeline.circuit.steering import folded
-from qkatlas.pipeline.models.forward import Forward
+from qkatlas.pipeline.models.forward import Forward, scores_hook
 from qkatlas.pipeline.models.head import Head
+from qkatlas.pipeline.models.layers import standardised
+from qkatlas.pipeline.models.reach import reach
 from qkatlas.pipeline.text.prompts import CategoryPrompts
 
 
@@ -50,44 +53,98 @@ def run_steered(model: Forward, head: Head, weights: HeadWeights, prompts: Categ
     Returns:
         The measures.
     """
-    steered = folded(weights)
-    w_q_DR, w_k_DR = np.split(steered.w_qk_D2H, 2, axis=1)
-    b_q_R, b_k_R = np.split(steered.b_qk_2H, 2)
-    normalised: list[torch.Tensor] = []
-    patterns: list[torch.Tensor] = []
+    project = _projections(weights)
 
-    def keep(normalised_PTD: torch.Tensor) -> None:
-        normalised.append(normalised_PTD.double())
+    def score(normalised_PTD: torch.Tensor) -> torch.Tensor:
+        q_PTR, k_PTR = project(normalised_PTD, normalised_PTD)
+        return q_PTR @ k_PTR.transpose(1, 2) * weights.scale
+
+    return _run(model, head, f"blocks.{head.layer}.ln1.hook_normalized", score, prompts)
+
+
+def run_steered_at_distances(
+    model: Forward, head: Head, steered: Sequence[HeadWeights], prompts: CategoryPrompts
+) -> InModel:
+    """The same in a model that turns queries and keys: every score is that of the form at its own distance.
+
+    Args:
+        model: the model.
+        head: the head.
+        steered: its steered projections at each distance between a query and a key, as `EveryOffset` gives them.
+        prompts: the prompts, of no more positions than the head reads distances.
+
+    Returns:
+        The measures.
+    """
+    own = steered[0]
+    projects = [_projections(weights) for weights in steered]
+
+    def score(stream_PTD: torch.Tensor) -> torch.Tensor:
+        n_PTD = standardised(stream_PTD, own.norm)
+        length = n_PTD.shape[1]
+        scores_PTT = n_PTD.new_zeros((len(n_PTD), length, length))
+        for distance, project in enumerate(projects[:length]):
+            query_Q = torch.arange(distance, length, device=n_PTD.device)
+            q_PQR, k_PQR = project(n_PTD[:, distance:], n_PTD[:, : length - distance])
+            scores_PTT[:, query_Q, query_Q - distance] = (q_PQR * k_PQR).sum(dim=2) * own.scale
+        return scores_PTT if own.cap is None else own.cap * torch.tanh(scores_PTT / own.cap)
+
+    return _run(model, head, f"blocks.{head.layer}.hook_resid_pre", score, prompts)
+
+
+Scored = Callable[[torch.Tensor], torch.Tensor]
+"""Steered scores [P, T, T] of what a hook hands out, both float64."""
+
+
+def _projections(weights: HeadWeights) -> Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """Steered queries and keys, [.., R] each, of the normalised states of query and key tokens, [.., D]."""
+    steered = folded(weights)
+    parts = zip(np.split(steered.w_qk_D2H, 2, axis=1), np.split(steered.b_qk_2H, 2), strict=True)
+    (w_q_DR, b_q_R), (w_k_DR, b_k_R) = ((torch.from_numpy(w), torch.from_numpy(b)) for w, b in parts)
+
+    def project(queries: torch.Tensor, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        device = queries.device
+        return (
+            queries @ w_q_DR.to(device) + b_q_R.to(device),
+            keys @ w_k_DR.to(device) + b_k_R.to(device),
+        )
+
+    return project
+
+
+def _run(model: Forward, head: Head, hook: str, score: Scored, prompts: CategoryPrompts) -> InModel:
+    """Run some prompts with a head's scores replaced by those of what enters its layer at a hook."""
+    entered: list[torch.Tensor] = []
+    patterns: list[torch.Tensor] = []
+    window = model.architecture.window_of(head.layer)
+
+    def keep(entering_PTD: torch.Tensor) -> None:
+        entered.append(entering_PTD.double())
 
     def replace(scores_PNTT: torch.Tensor) -> torch.Tensor:
-        (n_PTD,) = normalised
-        q_PTR, k_PTR = (
-            n_PTD @ torch.from_numpy(w).to(n_PTD.device) + torch.from_numpy(b).to(n_PTD.device)
-            for w, b in ((w_q_DR, b_q_R), (w_k_DR, b_k_R))
-        )
-        scores_PTT = q_PTR @ k_PTR.transpose(1, 2) * steered.scale
-        causal_TT = torch.ones(scores_PTT.shape[1:], dtype=torch.bool, device=n_PTD.device).tril()
-        patterns.append(scores_PTT.masked_fill(~causal_TT, -torch.inf).softmax(dim=-1))
+        (entering_PTD,) = entered
+        scores_PTT = score(entering_PTD)
+        read_TT = reach(scores_PTT.shape[1], window, device=scores_PTT.device)
+        patterns.append(scores_PTT.masked_fill(~read_TT, -torch.inf).softmax(dim=-1))
         replaced = scores_PNTT.clone()
-        replaced[:, head.index] = torch.where(causal_TT, scores_PTT.to(replaced.dtype), replaced[:, head.index])
+        replaced[:, head.index] = torch.where(read_TT, scores_PTT.to(replaced.dtype), replaced[:, head.index])
         return replaced
 
-    logits_PTV = model.run(
-        prompts.tokens_PT,
-        {
-            f"blocks.{head.layer}.ln1.hook_normalized": keep,
-            f"blocks.{head.layer}.attn.hook_attn_scores": replace,
-        },
-    )
+    logits_PTV = model.run(prompts.tokens_PT, {hook: keep, scores_hook(head.layer): replace})
     (pattern,) = patterns
     pattern_PTT = pattern.cpu().numpy()
     tokens_PT = prompts.tokens_PT
     same_PTT = tokens_PT[:, :, None] == tokens_PT[:, None, :]
-    category_PTT = prompts.expected_PTT()
+    category_PTT, queries_PT = prompts.expected_PTT(), prompts.queries_PT()
     category_PTT[:, :, 0] = False
 
     def mass(keys_PTT: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-        found: npt.NDArray[np.float64] = np.where(keys_PTT, pattern_PTT, 0.0).sum(axis=2)[:, 1:].mean(axis=1)
+        mass_PT = np.where(keys_PTT, pattern_PTT, 0.0).sum(axis=2)
+        found: npt.NDArray[np.float64] = (
+            mass_PT[:, 1:].mean(axis=1)
+            if queries_PT is None
+            else np.array([of_T[own_T].mean() for of_T, own_T in zip(mass_PT, queries_PT, strict=True)])
+        )
         return found
 
     bos_PTT = np.zeros_like(same_PTT)

@@ -1,9 +1,9 @@
-"""Categories of words, and those of their words that are one token of a vocabulary."""
+"""Categories of words, and their words as tokens of a vocabulary: one each, or several where there are none of one."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,16 @@ from qkatlas.pipeline.text.vocabulary import Vocabulary
 CATEGORIES_CSV = Path(__file__).parent / "data" / "categories.csv"
 
 SMALLEST = 2
-"""Tokens a category needs: with one, no other of its words can be attended to."""
+"""Words a category needs: with one, no other of its words can be attended to."""
+
+LONGEST_WORD = 6
+"""Tokens of a word, at most; a year is five where digits are split."""
+
+Word = int | tuple[int, ...]
+"""A word as its token, or as its several ones."""
+
+Spell = Callable[[Sequence[str]], list[list[int]]]
+"""The tokens of each of some texts, as the model's own tokenizer gives them."""
 
 
 def read_categories(path: Path = CATEGORIES_CSV) -> list[tuple[str, list[str]]]:
@@ -57,15 +66,23 @@ class Categories:
     """Categories as token ids.
 
     Attributes:
-        token_ids: the tokens of each category, in the order of its words, each once.
-        dropped: words that are not one token, and words of categories that keep fewer than two.
+        token_ids: the words of each category, in their order, each once: by their token, or their several ones.
+        dropped: words that are not one token, nor several where that is allowed, and words of categories that keep
+            fewer than two.
     """
 
-    token_ids: tuple[tuple[int, ...], ...]
+    token_ids: tuple[tuple[Word, ...], ...]
     dropped: tuple[str, ...]
 
     @classmethod
-    def fit(cls, words: Sequence[Sequence[str]], vocabulary: Vocabulary) -> Categories:
+    def fit(
+        cls,
+        words: Sequence[Sequence[str]],
+        vocabulary: Vocabulary,
+        *,
+        spell: Spell | None = None,
+        longest: int = LONGEST_WORD,
+    ) -> Categories:
         """Find the token of each word.
 
         A word is taken with a leading space, as it stands in running text, or else as it is written.
@@ -73,14 +90,26 @@ class Categories:
         Args:
             words: the words of each category.
             vocabulary: the model's tokens.
+            spell: gives the tokens of words of categories that keep fewer than two words of one token, as those of
+                numbers do where digits are split. None = such a category is dropped, and so it is where more than
+                half of the categories are such, though not all.
+            longest: tokens of a word that it may give, at most.
 
         Returns:
-            The categories that keep at least two tokens; none for a vocabulary without texts.
+            The categories that keep at least two words; none for a vocabulary without texts.
         """
-        kept: list[tuple[int, ...]] = []
+        kept: list[tuple[Word, ...]] = []
         dropped: list[str] = []
+        known: dict[str, Word | None] = {word: vocabulary.find_word(word) for category in words for word in category}
+        short = [category for category in words if len({known[word] for word in category} - {None}) < SMALLEST]
+        # Of a vocabulary that has words for few categories prompts would be pieces for the most part: these few do.
+        if spell is None or len(words) / 2 < len(short) < len(words):
+            short = []
+        lacking = [word for category in short for word in category if known[word] is None]
+        spelled = _spelled(lacking, vocabulary, spell, longest) if spell is not None and lacking else {}
         for category in words:
-            found = [vocabulary.find_word(word) for word in category]
+            more = spelled if category in short else {}
+            found = [known[word] if word not in more else more[word] for word in category]
             tokens = tuple(dict.fromkeys(token for token in found if token is not None))
             if len(tokens) < SMALLEST:
                 dropped += category
@@ -88,3 +117,16 @@ class Categories:
             dropped += [word for word, token in zip(category, found, strict=True) if token is None]
             kept.append(tokens)
         return cls(tuple(kept), tuple(dropped))
+
+
+def _spelled(words: Sequence[str], vocabulary: Vocabulary, spell: Spell, longest: int) -> dict[str, Word]:
+    """Words as several tokens that together are the word's bytes; those without that are not among them."""
+    found: dict[str, Word] = {}
+    # All at once, for a tokenizer takes seconds to open; with the space first, which goes before.
+    texts = [*(f" {word}" for word in words), *words]
+    for word, ids in zip([*words, *words], spell(texts), strict=True):
+        whole = b"".join(vocabulary.spellings[token] or b"" for token in ids)
+        exact = whole in (f" {word}".encode(), word.encode())
+        if exact and 0 < len(ids) <= longest and not any(vocabulary.special[token] for token in ids):
+            found.setdefault(word, ids[0] if len(ids) == 1 else tuple(ids))
+    return found

@@ -15,8 +15,9 @@ from support.nodes import cluster_of, kill_head, raylet, submit, until
 from qkatlas.cluster.executor import Grant
 from qkatlas.cluster.in_process import InProcessExecutor
 from qkatlas.cluster.ray_cluster import RayExecutor
-from qkatlas.jobs.full_vocab.job import FullVocabJob, score_shard
+from qkatlas.jobs.full_vocab.job import FullVocabJob
 from qkatlas.jobs.full_vocab.spec import FullVocab
+from qkatlas.jobs.full_vocab.work import score_shard
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.loop.service import submit as submit_here
 from qkatlas.jobs.loop.step import AnyStep, Produced

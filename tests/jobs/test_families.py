@@ -256,7 +256,7 @@ def test_an_ablation_has_the_components_that_there_are(worded: Callable[[str], P
         ("qwen3", "steering", (), "q_norm, k_norm"),
         ("qwen3", "head-scan", ("--scores", "bilinear"), "q_norm, k_norm"),
         ("qwen3", "similarity", ("--scores", "bilinear"), "q_norm, k_norm"),
-        ("llama", "steering", ("--in-model",), "--in-model is not computed in models with rotary positions"),
+        ("qwen3", "steering", ("--in-model",), "q_norm, k_norm"),
         ("gemma-2", "head-scan", (), "--scores bilinear"),
         ("gemma-2", "similarity", (), "--scores bilinear"),
         ("gemma-2", "steering", (), "--scores bilinear"),
@@ -278,6 +278,24 @@ def test_what_a_family_has_not_is_refused_by_name(
     error = capsys.readouterr().err.strip()
     assert said in error.splitlines()[-1]
     assert not list((tmp_path / "runs").glob("*"))
+
+
+@pytest.mark.slow
+def test_a_head_is_steered_inside_the_model_at_every_distance(worded: Callable[[str], Path], runs: Submit) -> None:
+    """On states behind a prefix, which the pass itself needs not; the offset of the tables is no part of it either."""
+    asked = ["--model", str(worded("llama-groups-of-3")), "--head", f"L{LAYER}H{HEAD}", "--methods", "eigen"]
+    asked += ["--alpha", "1,-1", "--controls", "1", "--in-model", "--prompts", "3", "--length", "12"]
+    inside = [
+        frame(runs("steering", *asked, *more, out=more[-1]), "in_model")
+        for more in (("--offset", "1"), ("--offset", "5"), ("--states", "prefix", "--prefix", "#1023"))
+    ]
+    columns = ["identical_mass", "category_mass", "bos_mass", "loss"]
+    plain, same, flipped, control = inside[0][columns].to_numpy()
+    np.testing.assert_allclose(same, plain, rtol=1e-12)
+    assert np.abs(flipped - plain).max() > 1e-3
+    assert np.abs(control - plain).max() > 1e-4
+    for other in inside[1:]:
+        np.testing.assert_allclose(other[columns], inside[0][columns], rtol=1e-6)
 
 
 def test_heads_without_a_form_have_no_spectrum_and_everything_else(

@@ -8,6 +8,7 @@ from qkatlas.jobs.main import run
 
 OPTIONS = {
     "--layers",
+    "--exclude-hubs",
     "--heads",
     "--top-k",
     "--states",

@@ -67,6 +67,13 @@ def test_a_full_vocab_run_is_as_planned(
     require_planned(one_head(find_shape("planted-tiny"), top_k, shards), result.run, tmp_path)
 
 
+def test_a_run_without_hubs_is_as_planned(planted_tiny: Path, tmp_path: Path, executor: object) -> None:
+    spec = FullVocab(top_k=16, shards=2, exclude_hubs=0.5)  # no key is the best of so many rows there
+    job = FullVocabJob(spec, Model.open("tiny", planted_tiny))
+    result = submit(job, out=tmp_path, executor=executor, gpus=0)
+    require_planned(plan_full_vocab(find_shape("planted-tiny"), spec), result.run, tmp_path)
+
+
 @pytest.mark.slow
 def test_a_head_scan_is_as_planned(planted_tiny: Path, tmp_path: Path, executor: object) -> None:
     job = HeadScanJob(HeadScan(heads=("L0H1", "L1H5", "L1H6"), prompts=40), Model.open("tiny", planted_tiny))

@@ -216,6 +216,47 @@ def test_tables_follow_their_schemas(small_grid: Run, planted: Run) -> None:
     assert (spec["seed"], spec["sample"], spec["draws"]) == (0, 64, 2)
 
 
+def test_draws_are_controls_but_with_the_states_that_have_draws(worded_model: Path) -> None:
+    """Requests that were made before keep their meaning and their run's id."""
+    model = Model.open("test", worded_model)
+
+    def settings(**spec: Any) -> dict[str, Any]:
+        return SteeringJob(Steering(**spec), model).settings()
+
+    plain = settings()
+    assert plain["draws"] == 2
+    assert not {"controls", "prefix", "windows"} & set(plain)
+    assert settings(draws=3) == settings(controls=3) == plain | {"draws": 3}
+    few = {"states": "context", "windows": 40}
+    context = settings(**few, draws=3)
+    assert (context["draws"], context["controls"], context["windows"], context["prefix"]) == (3, 2, 40, [1023])
+    assert settings(**few, draws=3, controls=0) == context | {"controls": 0}
+    assert settings(states="prefix", prefix="#1023", draws=1) == plain | {
+        "states": "prefix", "prefix": [1023], "draws": 1,
+    }  # fmt: skip
+    points = Steering(**few, draws=3, controls=1, methods=("eigen",), alphas=(0.5,)).points()  # type: ignore[arg-type]
+    assert [point.method for point in points] == ["unsteered", "eigen", "control"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "spec", [{"states": "prefix", "prefix": "#1023,#7"}, {"states": "context", "windows": 40, "draws": 3}]
+)
+def test_the_unsteered_point_is_the_full_vocab_run_of_the_same_states(
+    worded_model: Path, tmp_path: Path, spec: dict[str, Any]
+) -> None:
+    run = steer(worded_model, tmp_path, head="L2H3", methods=("eigen",), alphas=(1.0, 0.0), controls=0, **spec).run
+    job = FullVocabJob(FullVocab(head="L2H3", top_k=10, **spec), Model.open("test", worded_model))
+    plain = submit(job, out=tmp_path, executor=InProcessExecutor(), gpus=0).run
+    for folder in (run.folder, plain.folder):
+        assert len(list((Path(folder) / "topk").rglob("*.parquet"))) == 1
+    found, expected = (
+        pq.read_table(part_file(of.folder, "topk/layer=2/head=3/part-00000"), partitioning=None) for of in (run, plain)
+    )
+    assert found.equals(expected)
+    assert grid_of(run)[1]["overlap_at_k"] == 1 > grid_of(run)[2]["overlap_at_k"]
+
+
 def test_heat_maps_of_a_group(planted: Run, planted_tiny: Path, reference_scores: Callable[..., np.ndarray]) -> None:
     table = pq.read_table(planted.folder / "heatmap.parquet").to_pandas()
     model = Model.open("test", planted_tiny)
@@ -421,7 +462,12 @@ def test_prompts_count_only_where_they_are_run(planted_tiny: Path, random_model:
         (["--rank", "1.5"], ["--rank", "whole numbers"]),
         (["--draws", "-1"], ["--draws -1", "from 0 to 1000"]),
         (["--draws", "100000000"], ["--draws 100000000", "from 0 to 1000"]),
-        (["--draws", "500"], ["points", "1000"]),
+        (["--draws", "500"], ["points", "1000", "--controls"]),
+        (["--controls", "-1"], ["--controls -1", "from 0 to 1000"]),
+        (["--draws", "1", "--controls", "2"], ["--draws 1 is the old name of --controls 2", "leave it out"]),
+        (["--draws", "0", "--states", "context"], ["--draws 0 reads no window", "1 or more"]),
+        (["--windows", "9"], ["--windows 9", "--states context"]),
+        (["--states", "prefix"], ["--states prefix needs its tokens"]),
         (["--sample", "0"], ["--sample 0", "from 1 to 4096"]),
         (["--sample", "50000"], ["--sample 50000", "from 1 to 4096"]),
         (["--prompts", "0"], ["--prompts 0", "choose from 1"]),

@@ -16,7 +16,7 @@ from qkatlas.pipeline.circuit.kinds import PREFIX
 from qkatlas.pipeline.circuit.projection import head_inputs, head_weights
 from qkatlas.pipeline.circuit.states import TokenStates
 from qkatlas.pipeline.models.checkpoint import Checkpoint
-from qkatlas.pipeline.models.gguf import GgufFile
+from qkatlas.pipeline.models.gguf import GgufFile, GgufTensor, _read_header
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.models.rotary import Offsets
 
@@ -130,12 +130,54 @@ def test_every_quantisation_of_the_package_is_read(kind: Any, tmp_path: Path) ->
     writer.close()
     (tensor,) = gguf.GGUFReader(file).tensors
     name = "layers.0.self_attn.q_proj.weight"
-    opened = GgufFile(file, None, {name: tensor}, {name: heads})  # type: ignore[arg-type]
+    opened = GgufFile(file, None, {name: GgufTensor.of(tensor)}, {name: heads})  # type: ignore[arg-type]
     expected = gguf.quants.dequantize(raw, kind)
     found = opened.tensor(name)
     assert found.dtype == np.float32
     assert opened.shape(name) == found.shape == (heads * width, columns)
     np.testing.assert_array_equal(permuted(found, heads), expected)
+
+
+def test_a_vocabulary_is_stepped_over_and_the_rest_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The header is what the package's own reader says, and no list of the vocabulary was taken apart for it."""
+    folder = make("llama", tmp_path / "model")
+    words = [f"word {number}" * (number % 3) for number in range(5000)]
+    write_header = gguf.GGUFWriter.write_header_to_file
+
+    def with_words(writer: Any, *arguments: Any) -> None:
+        writer.add_token_list(words)
+        writer.add_token_scores([0.5] * len(words))
+        writer.add_token_types([1] * len(words))
+        writer.add_array("llama.some_list", [3, 1, 2])
+        writer.add_eos_token_id(7)
+        write_header(writer, *arguments)
+
+    monkeypatch.setattr(gguf.GGUFWriter, "write_header_to_file", with_words)
+    file = write_gguf(folder, tmp_path / "model.gguf")
+    whole, read = gguf.GGUFReader(file), _read_header(file)
+    assert [tensor.data_offset for tensor in read.tensors] == [tensor.data_offset for tensor in whole.tensors]
+    lists = {f"tokenizer.ggml.{name}" for name in ("tokens", "scores", "token_type")}
+    assert whole.fields["tokenizer.ggml.tokens"].contents() == words
+    for name, field in whole.fields.items():
+        assert read.fields[name].contents() == ([] if name in lists else field.contents())
+    assert all(len(read.fields[name].parts) < 10 for name in lists)
+
+
+def test_a_tensor_is_read_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make("llama", tmp_path / "model", **WIDE)
+    file = write_gguf(folder, tmp_path / "model.gguf", "Q4_1")
+    expected = {
+        tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type) for tensor in gguf.GGUFReader(file).tensors
+    }
+    opened = GgufFile.open(file)
+    monkeypatch.setattr("qkatlas.pipeline.models.gguf._BLOCK", 5 * 64)
+    for stored in opened.stored.values():
+        np.testing.assert_array_equal(stored.read(file), expected[stored.name])
+    last = max(opened.stored.values(), key=lambda stored: stored.start)
+    with file.open("r+b") as edited:
+        edited.truncate(last.start + 4)
+    with pytest.raises(ValueError, match=f"ends within its tensor '{last.name}'; copy it again"):
+        last.read(file)
 
 
 def test_what_is_not_computed_exactly_is_refused_by_name(tmp_path: Path) -> None:
