@@ -75,8 +75,8 @@ def plan_full_vocab(shape: Shape, spec: FullVocab) -> Plan:
         Step(name="writing", place=WORKERS, load=Load(written=written), shards=len(planned), one_thread=True),
     ]
     inputs, state = 8.0 * v * h, 4.0 * v * d
-    libraries = DRIVER_LIBRARIES + (tokenizer(shape) if reads_text(states, spec.prefix) else 0.0)
     streams = held_streams(shape, head.layer, states, **pool)
+    libraries = DRIVER_LIBRARIES + (tokenizer(shape, streams) if reads_text(states, spec.prefix) else 0.0)
     results = 2.0 * max(rows) * (8 * top_k + 60)
     memory = Memory(
         worker=WORKER_LIBRARIES + ALLOCATORS + moments(v, h) + packed(v, h) + results,

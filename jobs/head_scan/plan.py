@@ -80,6 +80,9 @@ def plan_head_scan(shape: Shape, spec: HeadScan) -> Plan:
     tokens = prompts * (words + 1) + KINDS * SEQUENCES_PER_KIND * (1 + 2 * (block or 0))
     of_states = Load(float64=2.0 * v * d**2, values=2.5 * v * d, hashed=4.0 * v * d)
 
+    streams = held_streams(shape, last, states, **pool)
+    names = held.gguf_tokens(shape, streams) if reads_text(states, spec.prefix) else 0.0
+
     def each_head(load: Load) -> Load:
         return _times(load, len(heads))
 
@@ -127,14 +130,7 @@ def plan_head_scan(shape: Shape, spec: HeadScan) -> Plan:
         shards=shards,
         tables=tables,
         steps=steps,
-        memory=_memory(
-            shape,
-            layers,
-            top_k=top_k,
-            kin=kin,
-            streams=held_streams(shape, last, states, **pool)
-            + (held.gguf_tokens(shape) if reads_text(states, spec.prefix) else 0.0),
-        ),
+        memory=_memory(shape, layers, top_k=top_k, kin=kin, streams=streams + names),
     )
 
 

@@ -46,8 +46,8 @@ def passing_states(
 def held_streams(shape: Shape, layers: int, states: str, *, windows: int | None, draws: int | None) -> float:
     """Bytes that the states `context` hold beside the states themselves.
 
-    They are a stream for each token and window of it, the unembedding, the pool, and on each of two threads copies of
-    what a block of tokens reads.
+    They are a stream for each token and window of it, the unembedding, the pool, and copies of what a block of tokens
+    reads.
 
     Args:
         shape: the model.
@@ -61,7 +61,8 @@ def held_streams(shape: Shape, layers: int, states: str, *, windows: int | None,
     pool = 3.0 * (windows or WINDOWS) * (1 + LENGTH)  # its streams, keys and values
     streams = 4.0 * shape.d_model * (shape.vocab_size * (1 + (draws or DRAWS)) + pool)
     read = 4.0 * BLOCK_ROWS * (1 + LENGTH) * (shape.kv_heads or shape.n_heads) * shape.d_head
-    return streams + 2 * 4 * read  # keys and values, as they are picked and as a product takes them
+    # Keys and values on each of two threads, as they are picked and as a product takes them, and what allocators keep.
+    return streams + 2 * 7 * read
 
 
 def reads_text(states: str, prefix: str | None) -> bool:

@@ -49,14 +49,20 @@ class Memory:
     """On the GPU of a worker."""
 
 
-def tokenizer(shape: Shape) -> float:
-    """Bytes that the driver keeps once a text was read by the model's tokenizer."""
-    return TOKENIZER_LIBRARIES + gguf_tokens(shape)
+def tokenizer(shape: Shape, streams: float) -> float:
+    """Bytes that the driver keeps once a text was read by the model's tokenizer.
+
+    Args:
+        shape: the model.
+        streams: bytes that are held afterwards, by `held_streams`; they take the place of what the names of a GGUF file
+            took.
+    """
+    return TOKENIZER_LIBRARIES + gguf_tokens(shape, streams)
 
 
-def gguf_tokens(shape: Shape) -> float:
+def gguf_tokens(shape: Shape, streams: float) -> float:
     """Bytes of these that a GGUF file takes where transformers is loaded anyhow."""
-    return _TOKEN_OF_GGUF * shape.vocab_size if shape.in_gguf else 0.0
+    return max(0.0, _TOKEN_OF_GGUF * shape.vocab_size - streams) if shape.in_gguf else 0.0
 
 
 def moments(vocab_size: int, width: int) -> float:

@@ -80,7 +80,7 @@ class CategoryPrompts:
         """Which positions are queries of scores, bool [P, T]: the last token of each word; None where each is one."""
         return None
 
-    def __getitem__(self, prompts: slice) -> CategoryPrompts:
+    def __getitem__(self, prompts: slice | IntArray) -> CategoryPrompts:
         return CategoryPrompts(self.tokens_PT[prompts], self.categories_PT[prompts])
 
     def expected_PTT(self) -> BoolArray:
@@ -152,9 +152,10 @@ class SpelledPrompts(CategoryPrompts):
                     break
         return found
 
-    def __getitem__(self, prompts: slice) -> SpelledPrompts:
-        parts = (self.tokens_PT, self.categories_PT, self.words_PT, self.ends_PT)
-        return SpelledPrompts(*(part[prompts] for part in parts))
+    def __getitem__(self, prompts: slice | IntArray) -> SpelledPrompts:
+        return SpelledPrompts(
+            self.tokens_PT[prompts], self.categories_PT[prompts], self.words_PT[prompts], self.ends_PT[prompts]
+        )
 
     def queries_PT(self) -> BoolArray | None:
         """See `CategoryPrompts.queries_PT`."""
