@@ -73,8 +73,8 @@ def test_tables_of_smollm2_equal_float64(
     tensors: dict[str, np.ndarray], tmp_path: Path, layer: int, head: int, offset: str | None
 ) -> None:
     more = [] if offset is None else ["--offset", offset]
-    arguments = ["full-vocab", "--model", "smollm2", "--head", f"L{layer}H{head}", "--top-k", "10", "--in-process"]
-    assert submit([*arguments, *more, "--out", str(tmp_path), "--quiet"]) == 0
+    arguments = ["full-vocab", "--model", "smollm2", "--head", f"L{layer}H{head}", "--states", "mlp"]
+    assert submit([*arguments, *more, "--top-k", "10", "--in-process", "--out", str(tmp_path), "--quiet"]) == 0
     (folder,) = tmp_path.iterdir()
     assert json.loads((folder / "manifest.json").read_text())["spec"]["offset"] == (offset or "1")
     normed_VD = standardised(states(tensors, layer), tensors[f"blk.{layer}.attn_norm.weight"])

@@ -245,7 +245,7 @@ def test_a_directory_of_another_architecture_is_refused(tmp_path: Path, capsys: 
 def test_the_learned_model_is_planned_from_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its shards and files, exactly, and its bytes on disk to a tenth."""
     file = real_model()
-    asked = ["--model", "smollm2", "--head", "L3H4"]
+    asked = ["--model", "smollm2", "--head", "L3H4", "--states", "mlp"]
     assert run(["plan", "full-vocab", *asked, "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
     shape = find_shape(str(file))
