@@ -176,7 +176,9 @@ def _memory(shape: Shape, layers: int, *, top_k: int, kin: int, streams: float) 
     return held.Memory(
         worker=held.PROMPT_WORKER_LIBRARIES + scoring,
         shared=shared,
-        driver=held.PROMPT_DRIVER_LIBRARIES + max(weights, 2 * state + state + streams),
+        driver=held.PROMPT_DRIVER_LIBRARIES
+        + (held.GGUF_WEIGHTS if shape.in_gguf else 0.0)
+        + max(weights, 2 * state + state + streams),
         gpu=max(finding_kin, scoring_heads, weights + held.CUDA_CONTEXT),
     )
 
