@@ -34,6 +34,7 @@ import torch
 
 from benchmarks.machine import describe_machine
 from benchmarks.real_head import real_head
+from qkatlas.cluster.cpus import local_cpus
 from qkatlas.pipeline.scoring.engine import score_rows
 from qkatlas.pipeline.scoring.rows import PreparedKeys, RowScores
 
@@ -299,7 +300,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, help="score only the first ROWS queries (default: all)")
     parser.add_argument("--head-dim", type=int, default=64)
     parser.add_argument("--k", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=local_cpus())
     parser.add_argument("--repeats", type=int, default=3, help="rounds after the warm-up; 0 only checks")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--skip-torch", action="store_true", help="leave out naive torch, by far the slowest on CPU")
