@@ -18,7 +18,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from qkatlas.pipeline.scoring import cpu_kernels as kernels
@@ -38,6 +37,7 @@ from qkatlas.pipeline.threads import single_threaded_torch
 
 FIRST_GUESS_Z = 1.9
 OPEN_ENTRIES = 4096
+SAMPLE_KEYS = 256
 # Integers are given up for a call whose rows leave more comparisons open than this, each, or more undecided rows.
 OPEN_OF_ROW = 1000
 UNDECIDED_SHARE = 1 / 16
@@ -65,16 +65,22 @@ class _Worker:
             ids_2B=np.empty((2, capacity), np.int32),
             open_2U=np.empty((2, OPEN_ENTRIES), np.int32),
         )
+        sample_SH = keys.keys_VH[self._kernel_keys.ids_V[:SAMPLE_KEYS]]
+        self._sample_HS = torch.from_numpy(sample_SH).to(torch.float64).T
         self._tile = torch.empty(tiling.rows * (tiling.keys + CHUNK))
 
-    def score(self, queries_RH: Float32Array, row_ids_R: npt.NDArray[np.int64], rows: slice) -> None:
-        """Score the rows of one tile and write them to the result."""
+    def score(self, queries_RH: Float32Array, row_ids_R: Int64Array | None, rows: slice) -> None:
+        """Score the rows of one tile and write them to the result; without own keys the best keys alone."""
         keys, out = self._keys, self._out
-        tile_RH, tile_ids_R = queries_RH[rows], row_ids_R[rows]
+        tile_RH = queries_RH[rows]
         count = len(tile_RH)
-        mean_R, std_R = row_moments(tile_RH, keys.moments)
-        own_dot_R = np.empty(count)
-        own_dots(tile_RH, keys.keys_VH, tile_ids_R, self._work.scratch_P, own_dot_R)
+        if row_ids_R is None:
+            tile_ids_R, own_dot_R = np.full(count, -1), np.full(count, np.inf)
+            mean_R, std_R = self._rough_moments(tile_RH)
+        else:
+            tile_ids_R, own_dot_R = row_ids_R[rows], np.empty(count)
+            mean_R, std_R = row_moments(tile_RH, keys.moments)
+            own_dots(tile_RH, keys.keys_VH, tile_ids_R, self._work.scratch_P, own_dot_R)
         best = kernels.Best(
             key_ids_RK=out.key_ids_RK[rows],
             scores_RK=out.scores_RK[rows],
@@ -86,13 +92,20 @@ class _Worker:
         survivors = self._by_integers(own, best, mean_R, std_R)
         if survivors is None:
             survivors = self._by_float32(own, best, mean_R, std_R)
-        out.self_rank_R[rows] = survivors.above_R + 1
-        with np.errstate(over="ignore"):
-            out.self_score_R[rows] = own_dot_R * self._scale
-            out.row_mean_R[rows] = mean_R * self._scale
-            out.row_std_R[rows] = std_R * self._scale
+        if row_ids_R is not None:
+            out.self_rank_R[rows] = survivors.above_R + 1
+            with np.errstate(over="ignore"):
+                out.self_score_R[rows] = own_dot_R * self._scale
+                out.row_mean_R[rows] = mean_R * self._scale
+                out.row_std_R[rows] = std_R * self._scale
         for row in rows.start + np.flatnonzero(best.undecided_R):
             _score_dense_row(queries_RH, row_ids_R, int(row), keys, out, k=self._k, scale=self._scale)
+
+    def _rough_moments(self, tile_RH: Float32Array) -> tuple[Float64Array, Float64Array]:
+        """Return q.mean, and a standard deviation from a sample of keys: it only guides where thresholds begin."""
+        tile = torch.from_numpy(tile_RH).to(torch.float64)
+        scores_RS = tile @ self._sample_HS
+        return (tile @ self._keys.moments.mean_H).numpy(), scores_RS.std(dim=1, correction=0).numpy()
 
     def _by_integers(
         self, rows: kernels.Rows, best: kernels.Best, mean_R: Float64Array, std_R: Float64Array
@@ -204,11 +217,12 @@ class _DenseWorker:
         self._k = k
         self._scale = scale
 
-    def score(self, queries_RH: Float32Array, row_ids_R: npt.NDArray[np.int64], rows: slice) -> None:
-        """Score the rows of one tile and write them to the result."""
-        mean_R, std_R = row_moments(queries_RH[rows], self._keys.moments)
-        self._out.row_mean_R[rows] = mean_R * self._scale
-        self._out.row_std_R[rows] = std_R * self._scale
+    def score(self, queries_RH: Float32Array, row_ids_R: Int64Array | None, rows: slice) -> None:
+        """Score the rows of one tile and write them to the result; without own keys the best keys alone."""
+        if row_ids_R is not None:
+            mean_R, std_R = row_moments(queries_RH[rows], self._keys.moments)
+            self._out.row_mean_R[rows] = mean_R * self._scale
+            self._out.row_std_R[rows] = std_R * self._scale
         for row in range(rows.start, rows.stop):
             _score_dense_row(queries_RH, row_ids_R, row, self._keys, self._out, k=self._k, scale=self._scale)
 
@@ -216,7 +230,7 @@ class _DenseWorker:
 def score(
     queries_RH: Float32Array,
     keys: PreparedKeys,
-    row_ids_R: npt.NDArray[np.int64],
+    row_ids_R: Int64Array | None,
     out: RowScores,
     *,
     k: int,
@@ -224,7 +238,10 @@ def score(
     threads: int,
     tiling: Tiling | None = None,
 ) -> None:
-    """Fill `out` with the scores of the query rows; arguments as checked by `engine.score_rows`."""
+    """Fill `out` with the scores of the query rows; arguments as checked by `engine.score_rows`.
+
+    Without `row_ids_R` only `key_ids_RK` and `scores_RK` are filled.
+    """
     tiling = tiling or choose_tiling(keys.decided(k), keys.vocabulary_size)
     # Whole blocks of rows, where that is more than one.
     step = max(tiling.rows - tiling.rows % ROWS, min(tiling.rows, ROWS)) if tiling.integers else tiling.rows
@@ -254,7 +271,7 @@ def score(
 
 def _score_dense_row(
     queries_RH: Float32Array,
-    row_ids_R: npt.NDArray[np.int64],
+    row_ids_R: Int64Array | None,
     row: int,
     keys: PreparedKeys,
     out: RowScores,
@@ -263,7 +280,6 @@ def _score_dense_row(
     scale: float,
 ) -> None:
     """Score one row against every key in float64 and write what is kept of it, the moments excepted."""
-    own = int(row_ids_R[row])
     dots_V = np.empty(keys.vocabulary_size)
     canonical_row(queries_RH, row, keys.keys_VH, make_scratch(keys.head_dim), dots_V)
     kept = keys.decided(k)
@@ -273,6 +289,9 @@ def _score_dense_row(
     with np.errstate(over="ignore"):
         out.key_ids_RK[row] = order[:k]
         out.scores_RK[row] = dots_V[order[:k]] * scale
+        if row_ids_R is None:
+            return
+        own = int(row_ids_R[row])
         out.self_score_R[row] = dots_V[own] * scale
         out.self_rank_R[row] = 1 + np.count_nonzero(dots_V > dots_V[own])
         others = order[order != own]

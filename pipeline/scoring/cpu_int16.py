@@ -71,13 +71,13 @@ class RoundedKeys:
             yield packed, slice(number, number + 1)
 
     def round(
-        self, queries_RH: Float32Array, own_dot_R: Float64Array | None, mean_R: Float64Array
+        self, queries_RH: Float32Array, own_dot_R: Float64Array, mean_R: Float64Array
     ) -> tuple[RoundedRows, Bounds]:
         """Round rows and bound their sums.
 
         Args:
             queries_RH: float32.
-            own_dot_R: float64 canonical dot product with the row's own key; None where rows have none.
+            own_dot_R: float64 canonical dot product with the row's own key; infinite for none.
             mean_R: float64 q.mean, as `exact.row_moments` gives it.
 
         Returns:
@@ -93,8 +93,7 @@ class RoundedKeys:
             high_R=np.empty(padded, np.int32),
             floor_R=np.empty(padded, np.int32),
         )
-        has_own = own_dot_R is not None
-        round_rows(queries_RH, self._rounding, own_dot_R if has_own else mean_R, mean_R, has_own, rounded)
+        round_rows(queries_RH, self._rounding, own_dot_R, mean_R, rounded)
         # A sum's rounding to float32, and that of a float32 bound computed from such sums.
         half_R = rounded.bound_R + 2.0**-23 * LONGEST**2
         with np.errstate(over="ignore"):

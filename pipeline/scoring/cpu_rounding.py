@@ -147,15 +147,14 @@ def _round_keys(keys_VH, ids_N, mean_H, factor, packed):  # type: ignore[no-unty
 
 
 @compiled
-def round_rows(queries_RH, rounding, own_dot_R, mean_R, has_own, out):  # type: ignore[no-untyped-def]
+def round_rows(queries_RH, rounding, own_dot_R, mean_R, out):  # type: ignore[no-untyped-def]
     """Round the rows of a tile.
 
     Args:
         queries_RH: float32.
         rounding: `KeyRounding` of all keys.
-        own_dot_R: float64 canonical dot product with the row's own key.
+        own_dot_R: float64 canonical dot product with the row's own key; infinite for none.
         mean_R: float64 q.mean, as `exact.row_moments` gives it.
-        has_own: whether rows have own keys; else no sum is above or near one.
         out: `RoundedRows`, written to; entries beyond the rows are zeros.
     """
     count, width = queries_RH.shape
@@ -183,10 +182,9 @@ def round_rows(queries_RH, rounding, own_dot_R, mean_R, has_own, out):  # type: 
         bound = (bound + 2.0**-44 * length * rounding.factor * rounding.norm) * (1 + 1e-9) + 1e-6
         out.unit_R[r] = unit
         out.bound_R[r] = bound
-        if has_own:
-            own = (own_dot_R[r] - mean_R[r]) * unit
-            out.low_R[r] = np.int32(_within_int32(np.ceil(own - bound)))
-            out.high_R[r] = np.int32(_within_int32(np.floor(own + bound)))
+        own = (own_dot_R[r] - mean_R[r]) * unit
+        out.low_R[r] = np.int32(_within_int32(np.ceil(own - bound)))
+        out.high_R[r] = np.int32(_within_int32(np.floor(own + bound)))
 
 
 @compiled

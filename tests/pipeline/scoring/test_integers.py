@@ -19,7 +19,7 @@ from qkatlas.pipeline.scoring import cpu, cpu_int16, cpu_integers, cpu_scan
 from qkatlas.pipeline.scoring.cpu_compile import compiled
 from qkatlas.pipeline.scoring.cpu_int16 import RoundedKeys
 from qkatlas.pipeline.scoring.cpu_tiling import Tiling
-from qkatlas.pipeline.scoring.engine import score_rows
+from qkatlas.pipeline.scoring.engine import best_keys, score_rows
 from qkatlas.pipeline.scoring.rows import PreparedKeys
 
 Matrix = npt.NDArray[np.float32]
@@ -121,6 +121,31 @@ def test_crowded_keys_are_told_apart(monkeypatch: pytest.MonkeyPatch, width: int
     check(queries, keys, 20)
 
 
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", sorted(HOSTILE))
+def test_best_keys_alone_are_the_same(monkeypatch: pytest.MonkeyPatch, kind: str, path: str) -> None:
+    queries, keys = HOSTILE[kind](np.random.default_rng(5), 700, 16)
+    force(monkeypatch, Tiling(integers=path == "integers"))
+    prepared = PreparedKeys(keys)
+    expected = score_rows(queries, prepared, row_ids_R=np.zeros(len(queries), np.int64), k=20)
+    ids_RK, dots_RK = best_keys(queries, prepared, k=20)
+    np.testing.assert_array_equal(ids_RK, expected.key_ids_RK)
+    np.testing.assert_array_equal(dots_RK, expected.scores_RK)
+
+
+def test_best_keys_refuse_bad_arguments() -> None:
+    keys = PreparedKeys(np.ones((10, 3), np.float32))
+    for change, message in (
+        ({"k": 11}, "k is 11"),
+        ({"threads": 0}, "threads is 0"),
+        ({"queries_RH": np.ones((2, 4), np.float32)}, "head dimension 4, the keys have 3"),
+        ({"queries_RH": np.full((2, 3), np.inf, np.float32)}, "query of token id 0 is not finite"),
+    ):
+        arguments: dict[str, Any] = {"queries_RH": np.ones((2, 3), np.float32), "k": 1} | change
+        with pytest.raises(ValueError, match=message):
+            best_keys(arguments.pop("queries_RH"), keys, **arguments)
+
+
 @needs_vnni
 def test_a_first_tile_that_is_taken_whole_ends_with_the_last_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """One long key makes the guess too high for all rows, and the margin so wide that the zeros behind fit in."""
@@ -149,7 +174,7 @@ def sums_and_errors(queries: Matrix, keys: Matrix) -> tuple[Any, Any]:
     rounded_keys = RoundedKeys(prepared, ids, tile_keys=len(keys), packed_bytes=1 << 30)
     mean_H = prepared.moments.mean_H.numpy()
     wide = queries.astype(np.longdouble)
-    rounded, _ = rounded_keys.round(queries, np.zeros(len(queries)), queries.astype(np.float64) @ mean_H)
+    rounded, _ = rounded_keys.round(queries, np.full(len(queries), np.inf), queries.astype(np.float64) @ mean_H)
     packed, _ = next(rounded_keys.parts())
     pairs = rounded.rows_RH.shape[1] // 2
     keys_VH = packed.reshape(-1, pairs, 64, 2).transpose(0, 2, 1, 3).reshape(-1, 2 * pairs)[: len(keys)]
@@ -281,7 +306,7 @@ def test_rows_that_integers_leave_open_are_redone_in_float32(monkeypatch: pytest
 WITHOUT = """
 import numpy as np
 from qkatlas.pipeline.scoring import cpu_integers
-from qkatlas.pipeline.scoring.engine import score_rows
+from qkatlas.pipeline.scoring.engine import best_keys, score_rows
 from qkatlas.pipeline.scoring.rows import PreparedKeys
 keys = np.random.default_rng(0).standard_normal((600, 8)).astype(np.float32)
 found = score_rows(keys, PreparedKeys(keys), row_ids_R=np.arange(600), k=3)
