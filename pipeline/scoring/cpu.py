@@ -105,7 +105,7 @@ class _Worker:
         """Return q.mean, and a standard deviation from a sample of keys: it only guides where thresholds begin."""
         tile = torch.from_numpy(tile_RH).to(torch.float64)
         scores_RS = tile @ self._sample_HS
-        return (tile @ self._keys.moments.mean_H).numpy(), scores_RS.std(dim=1, correction=0).numpy()
+        return (tile @ self._keys.mean_H).numpy(), scores_RS.std(dim=1, correction=0).numpy()
 
     def _by_integers(
         self, rows: kernels.Rows, best: kernels.Best, mean_R: Float64Array, std_R: Float64Array
@@ -249,6 +249,8 @@ def score(
     threads = min(threads, len(rows))
     if threads == 0:
         return
+    if row_ids_R is not None:
+        keys.moments  # noqa: B018  computed here, where torch has all threads
     with single_threaded_torch():
         local = threading.local()
 

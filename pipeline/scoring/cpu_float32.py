@@ -24,7 +24,7 @@ class PackedKeys:
         count, self._width = keys.keys_VH.shape
         self.ids_V = key_order(count)
         self.tiles = tile_bounds(count, tiling.keys)
-        self.scale = key_scale(keys.keys_VH, keys.moments.mean_H.numpy())
+        self.scale = key_scale(keys.keys_VH, keys.mean_H.numpy())
         self._packed: list[torch.Tensor] | None = None
         self._use_onednn = _onednn_is_faster(self._width, tiling)
         if count * self._width * 4 <= tiling.packed_bytes:

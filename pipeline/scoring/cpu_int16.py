@@ -48,17 +48,12 @@ class RoundedKeys:
         self._chunk_integers = 2 * CHUNK * ((width + 1) // 2)
         tile_keys = -(-tile_keys // CHUNK) * CHUNK
         self.tiles = [(start, min(start + tile_keys, count)) for start in range(0, count, tile_keys)]
-        self._rounding = measure_keys(keys.keys_VH, keys.moments.mean_H.numpy())
+        self._rounding = measure_keys(keys.keys_VH, keys.mean_H.numpy())
         whole = -(-count // CHUNK) * self._chunk_integers
         self._packed: Int16Array | None = None
         if 2 * whole <= packed_bytes:
             self._packed = _aligned(whole)
-            length, residual = round_keys(keys.keys_VH, ids_V, self._rounding, self._packed)
-        else:
-            room = _aligned(tile_keys // CHUNK * self._chunk_integers)
-            sizes = [round_keys(keys.keys_VH, ids_V[slice(*tile)], self._rounding, room) for tile in self.tiles]
-            length, residual = (max(values) for values in zip(*sizes, strict=True))
-        self._rounding = self._rounding._replace(length=length, residual=residual)
+            round_keys(keys.keys_VH, ids_V, self._rounding, self._packed)
 
     def parts(self) -> Iterator[tuple[Int16Array, slice]]:
         """Return integers in memory, and the tiles that they hold, until all keys were there."""

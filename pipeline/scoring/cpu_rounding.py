@@ -72,28 +72,18 @@ class RoundedRows(NamedTuple):
 
 
 def measure_keys(keys_VH: Float32Array, mean_H: Float64Array) -> KeyRounding:
-    """Choose the keys' factor; `length` and `residual` are of no key yet."""
+    """Choose the keys' factor, and measure what rounding does to them."""
     largest, centred, norm = _measure(keys_VH, mean_H)
     factor = _factor(keys_VH.shape[1], math.sqrt(centred), largest)
-    return KeyRounding(mean_H=mean_H, factor=factor, length=0.0, residual=0.0, norm=math.sqrt(norm) * (1 + 1e-9))
-
-
-def round_keys(
-    keys_VH: Float32Array, ids_N: Int32Array, rounding: KeyRounding, packed: Int16Array
-) -> tuple[float, float]:
-    """Round some keys and lay them out as `cpu_integers` reads them.
-
-    Args:
-        keys_VH: float32, all keys.
-        ids_N: int32, which, in their order.
-        rounding: from `measure_keys`.
-        packed: int16, zeros, written to: room for whole chunks.
-
-    Returns:
-        The largest |Y| and the largest |y - Y| of these keys, rounded up.
-    """
-    length, residual = _round_keys(keys_VH, ids_N, rounding.mean_H, rounding.factor, packed)
-    return math.sqrt(length) * (1 + 1e-9), math.sqrt(residual) * (1 + 1e-9)
+    length, residual = _measure_rounded(keys_VH, mean_H, factor)
+    up = 1 + 1e-9
+    return KeyRounding(
+        mean_H=mean_H,
+        factor=factor,
+        length=math.sqrt(length) * up,
+        residual=math.sqrt(residual) * up,
+        norm=math.sqrt(norm) * up,
+    )
 
 
 @compiled
@@ -127,23 +117,44 @@ def _measure(keys_VH, mean_H):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _round_keys(keys_VH, ids_N, mean_H, factor, packed):  # type: ignore[no-untyped-def]
-    width = keys_VH.shape[1]
-    pairs = (width + 1) // 2
-    longest = residual = 0.0
-    for place in range(ids_N.shape[0]):
-        u = ids_N[place]
-        start = ((place // CHUNK) * pairs * CHUNK + place % CHUNK) * 2
-        own = own_residual = 0.0
-        for i in range(width):
+def _measure_rounded(keys_VH, mean_H, factor):  # type: ignore[no-untyped-def]
+    """Return the largest squares of |Y| and of |y - Y|."""
+    longest = left_over = 0.0
+    for u in range(keys_VH.shape[0]):
+        length = residual = 0.0
+        for i in range(keys_VH.shape[1]):
             y = factor * (np.float64(keys_VH[u, i]) - mean_H[i])
             rounded = np.rint(y)
-            own += rounded * rounded
-            own_residual += (y - rounded) * (y - rounded)
-            packed[start + (i // 2) * (2 * CHUNK) + i % 2] = np.int16(rounded)
-        longest = max(longest, own)
-        residual = max(residual, own_residual)
-    return longest, residual
+            length += rounded * rounded
+            residual += (y - rounded) * (y - rounded)
+        longest = max(longest, length)
+        left_over = max(left_over, residual)
+    return longest, left_over
+
+
+@compiled
+def round_keys(keys_VH, ids_N, rounding, packed):  # type: ignore[no-untyped-def]
+    """Round some keys and lay them out as `cpu_integers` reads them.
+
+    Args:
+        keys_VH: float32, all keys.
+        ids_N: int32, which, in their order.
+        rounding: from `measure_keys`.
+        packed: int16, zeros, written to: room for whole chunks.
+    """
+    mean_H, factor = rounding.mean_H, rounding.factor
+    width = keys_VH.shape[1]
+    pairs = (width + 1) // 2
+    # A row first, whose loop is made of vectors, then its pairs to their places.
+    row = np.zeros(2 * pairs, np.int16)
+    row_pairs, packed_pairs = row.view(np.int32), packed.view(np.int32)
+    for place in range(ids_N.shape[0]):
+        u = ids_N[place]
+        for i in range(width):
+            row[i] = np.int16(np.int32(np.rint(factor * (np.float64(keys_VH[u, i]) - mean_H[i]))))
+        start = place // CHUNK * pairs * CHUNK + place % CHUNK
+        for pair in range(pairs):
+            packed_pairs[start + pair * CHUNK] = row_pairs[pair]
 
 
 @compiled
