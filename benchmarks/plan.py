@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from qkatlas.cluster.in_process import local_cpus
+from qkatlas.cluster.cpus import local_cpus
 from qkatlas.jobs.full_vocab.plan import plan_full_vocab
 from qkatlas.jobs.full_vocab.spec import FullVocab
 from qkatlas.jobs.head_scan.plan import plan_head_scan

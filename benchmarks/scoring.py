@@ -7,6 +7,8 @@ row moments. Needs faiss-cpu on CPU; on CUDA only what the engine itself needs.
 Contenders: `ours`; `gemm`, the float32 product alone, tile by tile into buffers, on as many threads; `faiss`,
 faiss.knn by inner product; `faiss+rank`, the same and a product pass that counts scores above the own key's; `torch`,
 torch.matmul and torch.topk on blocks of rows, with the rank; on CUDA `torch` and `gemm` run on the device.
+
+`--model smollm2 --head L1H5` takes a learned head's queries and keys instead of synthetic ones.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ import argparse
 import ctypes
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -31,6 +32,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmarks.machine import describe_machine
+from benchmarks.real_head import real_head
+from qkatlas.cluster.cpus import local_cpus
 from qkatlas.pipeline.scoring.engine import score_rows
 from qkatlas.pipeline.scoring.rows import PreparedKeys, RowScores
 
@@ -249,34 +253,22 @@ def fastest_core_type(threads: int) -> str:
     return min(seconds, key=lambda name: seconds[name])
 
 
-def describe_machine(threads: int) -> dict[str, str]:
-    """Return what a reader needs to judge the figures."""
-    import importlib.metadata as metadata
-
-    processor = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), processor)
-    described = {"processor": processor, "threads": str(threads), "python": platform.python_version()}
-    for package in ("torch", "numpy", "numba", "faiss-cpu", "triton"):
-        try:
-            described[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    if torch.cuda.is_available():
-        described["gpu"] = torch.cuda.get_device_name()
-    return described
-
-
 def run_case(arguments: argparse.Namespace, kind: str, vocabulary: int) -> dict[str, Any]:
-    """Measure one data set at one vocabulary size."""
-    rows = min(vocabulary, arguments.rows or vocabulary)
-    queries, keys = make_data(kind, rows, vocabulary, arguments.head_dim)
+    """Measure one data set at one vocabulary size; with `--model`, one head, whose vocabulary is the model's."""
+    if arguments.model:
+        queries, keys = real_head(arguments.model, kind, arguments.threads)
+        vocabulary = len(keys)
+        rows = min(vocabulary, arguments.rows or vocabulary)
+        queries = queries[:rows]
+    else:
+        rows = min(vocabulary, arguments.rows or vocabulary)
+        queries, keys = make_data(kind, rows, vocabulary, arguments.head_dim)
     problem = Problem(
         queries_RH=queries, keys_VH=keys, k=arguments.k, threads=arguments.threads, device=arguments.device
     )
-    case: dict[str, Any] = {"data": kind, "vocabulary": vocabulary, "rows": rows, "k": arguments.k}
-    if arguments.device == "cpu" and Path("/proc/self/clear_refs").exists():
+    name = f"{arguments.model} {kind}" if arguments.model else kind
+    case: dict[str, Any] = {"data": name, "vocabulary": vocabulary, "rows": rows, "k": arguments.k}
+    if arguments.device == "cpu" and not arguments.model and Path("/proc/self/clear_refs").exists():
         command = [sys.executable, "-m", "benchmarks.scoring", "--core-type", "default", "--memory", "--data", kind]
         for name in ("rows", "head_dim", "k", "threads"):
             value = rows if name == "rows" else getattr(arguments, name)
@@ -292,6 +284,8 @@ def run_case(arguments: argparse.Namespace, kind: str, vocabulary: int) -> dict[
     for name in seconds:
         if name != "ours":
             case[f"ratio_to_{name.replace('+', '_')}"] = round(seconds["ours"] / seconds[name], 3)
+    # Of the time that all of a round take, so that a reader sees what the figures were taken beside.
+    case["shares"] = {name: round(value / sum(seconds.values()), 3) for name, value in seconds.items()}
     return case
 
 
@@ -301,10 +295,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="end with one JSON object on the last line")
     parser.add_argument("--vocabulary", type=int, nargs="+", default=[10000, HEADLINE_VOCABULARY, 128256])
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
+    parser.add_argument("--model", help="a learned model, such as smollm2, instead of synthetic data")
+    parser.add_argument("--head", nargs="+", default=["L1H5"], help="its heads")
     parser.add_argument("--rows", type=int, help="score only the first ROWS queries (default: all)")
     parser.add_argument("--head-dim", type=int, default=64)
     parser.add_argument("--k", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=local_cpus())
     parser.add_argument("--repeats", type=int, default=3, help="rounds after the warm-up; 0 only checks")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--skip-torch", action="store_true", help="leave out naive torch, by far the slowest on CPU")
@@ -331,8 +327,8 @@ def main(argv: list[str] | None = None) -> int:
     machine = describe_machine(arguments.threads) | {"openblas_core_type": arguments.core_type}
     print("# " + ", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     cases = []
-    for vocabulary in arguments.vocabulary:
-        for kind in arguments.data:
+    for vocabulary in [0] if arguments.model else arguments.vocabulary:
+        for kind in arguments.head if arguments.model else arguments.data:
             cases.append(run_case(arguments, kind, vocabulary))
             print("  ".join(f"{name}={value}" for name, value in cases[-1].items()), flush=True)
     if arguments.json and arguments.repeats:

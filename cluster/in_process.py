@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
+from qkatlas.cluster.cpus import local_cpus
 from qkatlas.cluster.executor import Capacity, Failure, Grant, Handle, Item, Node, Outcome, Value
 
 
@@ -53,8 +53,3 @@ class InProcessExecutor(AbstractContextManager["InProcessExecutor"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def local_cpus() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))

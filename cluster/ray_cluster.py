@@ -17,8 +17,8 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Generic
 
+from qkatlas.cluster.cpus import local_cpus
 from qkatlas.cluster.executor import Capacity, ClusterLostError, Failure, Grant, Handle, Item, Node, Outcome, Value
-from qkatlas.cluster.in_process import local_cpus
 from qkatlas.cluster.pace import Pace
 from qkatlas.cluster.processes import end_marked
 from qkatlas.cluster.starting import first_line, start

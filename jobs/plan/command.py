@@ -53,7 +53,7 @@ class Target:
         """
         from rich.console import Console
 
-        from qkatlas.cluster.in_process import local_cpus
+        from qkatlas.cluster.cpus import local_cpus
         from qkatlas.jobs.plan.device import GPUS
         from qkatlas.jobs.plan.plan import Machines
         from qkatlas.jobs.plan.shape import find_shape

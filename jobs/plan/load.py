@@ -11,7 +11,7 @@ from qkatlas.pipeline.circuit.kinds import CONTEXT, DRAWS, PREFIX, WINDOWS
 from qkatlas.pipeline.circuit.spectrum import NULL_DRAWS
 from qkatlas.pipeline.circuit.states import REFERENCE_LENGTH, REFERENCE_PROMPTS
 from qkatlas.pipeline.models.blocks import BLOCK_ROWS
-from qkatlas.pipeline.scoring.cpu import PACKED_BYTES, ROW_TILE
+from qkatlas.pipeline.scoring.cpu_tiling import PACKED_BYTES, ROW_TILE
 from qkatlas.pipeline.text.calibration import LENGTH
 
 REFERENCE_TOKENS = REFERENCE_PROMPTS * (1 + REFERENCE_LENGTH)

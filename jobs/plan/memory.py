@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qkatlas.jobs.plan.shape import Shape
-from qkatlas.pipeline.scoring.cpu import PACKED_BYTES
+from qkatlas.pipeline.scoring.cpu_tiling import PACKED_BYTES
 from qkatlas.pipeline.scoring.cuda import BLOCK_ROWS, LIST_ENTRIES
 
 MB = 1 << 20

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from qkatlas.pipeline.models.architecture import Norm
 from qkatlas.pipeline.models.blocks import for_blocks
-from qkatlas.pipeline.scoring.engine import score_rows
+from qkatlas.pipeline.scoring.engine import best_keys
 from qkatlas.pipeline.scoring.rows import PreparedKeys, not_own
 
 KIN = 16
@@ -58,10 +58,10 @@ def nearest(unit: PreparedKeys, rows: slice, *, threads: int) -> tuple[npt.NDArr
     """
     own_R = np.arange(rows.start, rows.stop)
     count = min(KIN, unit.vocabulary_size - 1)
-    found = score_rows(unit.keys_VH[rows], unit, row_ids_R=own_R, k=count + 1, threads=threads)
-    other_RK = not_own(found.key_ids_RK, own_R)  # exact duplicates of a token may crowd it out of its own list
+    key_ids_RK, cosines_RK = best_keys(unit.keys_VH[rows], unit, k=count + 1, threads=threads)
+    other_RK = not_own(key_ids_RK, own_R)  # exact duplicates of a token may crowd it out of its own list
     shape = len(own_R), count
-    return found.key_ids_RK[other_RK].reshape(shape), found.scores_RK[other_RK].reshape(shape)
+    return key_ids_RK[other_RK].reshape(shape), cosines_RK[other_RK].reshape(shape)
 
 
 def kin_scores(

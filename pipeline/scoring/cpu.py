@@ -1,142 +1,86 @@
-"""CPU implementation of the scoring engine: float32 tiles preselect, canonical float64 dot products decide.
+"""CPU implementation of the scoring engine: tiles in low precision preselect, canonical float64 dot products decide.
 
-Each worker thread takes tiles of query rows. For every tile of keys, held in a seeded random order, it calls a float32
-matrix product into a buffer that stays in cache and makes one pass over it (`cpu_kernels`): count scores above
-the own key's, keep survivors above a running threshold. The threshold is learnt from the tiles seen so far, as each is
-a fair sample, and verified at the end; the few rows where the guess or the buffer failed are redone in float64. The
-bound that makes preselection safe is in `bound`.
+Each worker thread takes tiles of query rows. For every tile of keys, held in a seeded random order, it makes one pass
+over scores that stay in cache (`cpu_scan`): count scores above the own key's, keep survivors above a running threshold.
+The threshold is learnt from the tiles seen so far, as each is a fair sample, and verified at the end; the few rows
+where the guess or the buffer failed are redone in float64.
+
+The scores are sums of 16-bit integers (`cpu_int16`) where the processor has instructions for them, else a float32
+matrix product's. Their bounds, which make preselection safe, are in `cpu_rounding` and `bound`. Integers resolve less:
+where too much is left open (a key a thousand times longer than the rest, rows that are nearly one), float32 takes over.
 
 Shapes: R rows (queries), V keys, H head dimensions, K top-k, N keys of a tile, B capacity of a row's buffer.
 """
 
 from __future__ import annotations
 
-import math
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from qkatlas.pipeline.scoring import cpu_kernels as kernels
-from qkatlas.pipeline.scoring.bound import frame_rows, key_scale, refuse_imprecise
+from qkatlas.pipeline.scoring import cpu_scan
+from qkatlas.pipeline.scoring.bound import frame_rows, refuse_imprecise
 from qkatlas.pipeline.scoring.cpu_dots import canonical_row, make_scratch, own_dots
+from qkatlas.pipeline.scoring.cpu_float32 import packed_keys
+from qkatlas.pipeline.scoring.cpu_int16 import rounded_keys, too_coarse
+from qkatlas.pipeline.scoring.cpu_integers import ROWS
+from qkatlas.pipeline.scoring.cpu_kernels import Int64Array
 from qkatlas.pipeline.scoring.cpu_moments import row_moments
+from qkatlas.pipeline.scoring.cpu_tiling import Tiling, buffer_capacity, choose_tiling, key_order, sample_rank
 from qkatlas.pipeline.scoring.cpu_vectors import CHUNK
-from qkatlas.pipeline.scoring.exact import Float32Array
+from qkatlas.pipeline.scoring.exact import Float32Array, Float64Array
 from qkatlas.pipeline.scoring.rows import PreparedKeys, RowScores
-from qkatlas.pipeline.text import streams
 from qkatlas.pipeline.threads import single_threaded_torch
 
-ROW_TILE = 512
-KEY_TILE = 1024
-PACKED_BYTES = 80 << 20
-BUFFER_BYTES = 8 << 20
 FIRST_GUESS_Z = 1.9
-# Dense rows cost V float64 dot products each: worth it where selection would keep most keys anyway.
-DENSE_KEYS = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tiling:
-    """Sizes of the work; they change the time taken, never a result.
-
-    Attributes:
-        rows: query rows of a tile.
-        keys: keys of a tile.
-        dense: score every row in float64 outright.
-        packed_bytes: bytes of prepared keys to hold; beyond it tiles are made when needed.
-    """
-
-    rows: int = ROW_TILE
-    keys: int = KEY_TILE
-    dense: bool = False
-    packed_bytes: int = PACKED_BYTES
-
-
-class PackedKeys:
-    """Centred, scaled keys in a seeded random order, cut into tiles for the float32 product."""
-
-    def __init__(self, keys: PreparedKeys, tiling: Tiling) -> None:
-        self._keys_VH = keys.keys_VH
-        count, self._width = keys.keys_VH.shape
-        # In a random order every tile is a fair sample of the vocabulary, so thresholds can be learnt from the first.
-        self.ids_V = streams.KEY_ORDER.generator(0).permutation(count).astype(np.int32)
-        self.tiles = tile_bounds(count, tiling.keys)
-        self.scale = key_scale(keys.keys_VH, keys.moments.mean_H.numpy())
-        self._packed: list[torch.Tensor] | None = None
-        self._use_onednn = _onednn_is_faster(self._width, tiling)
-        if count * self._width * 4 <= tiling.packed_bytes:
-            self._packed = [self._make_tile(tile) for tile in range(len(self.tiles))]
-
-    def _make_tile(self, tile: int) -> torch.Tensor:
-        ids = self.ids_V[slice(*self.tiles[tile])]
-        tile_NH = torch.from_numpy(self.scale.centre(self._keys_VH[ids]))
-        if self._use_onednn:
-            packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(tile_NH, ROW_TILE)
-            return packed
-        return tile_NH.t()
-
-    def product(self, queries_RH: torch.Tensor, tile: int, buffer: torch.Tensor) -> torch.Tensor:
-        """Return the float32 scores [R, N] of a tile of keys, in the memory of `buffer` where the library allows it."""
-        keys = self._packed[tile] if self._packed is not None else self._make_tile(tile)
-        if self._use_onednn:
-            scores_RN: torch.Tensor = torch.ops.mkldnn._linear_pointwise(queries_RH, keys, None, "none", [], "")
-            return scores_RN
-        rows, columns = queries_RH.shape[0], keys.shape[1]
-        return torch.mm(queries_RH, keys, out=buffer[: rows * columns].view(rows, columns))
+OPEN_ENTRIES = 4096
+SAMPLE_KEYS = 256
+# Integers are given up for a call whose rows leave more comparisons open than this, each, or more undecided rows.
+OPEN_OF_ROW = 1000
+UNDECIDED_SHARE = 1 / 16
 
 
 class _Worker:
     """One thread's buffers and its pass over tiles of rows."""
 
-    def __init__(
-        self, keys: PreparedKeys, packed: PackedKeys, out: RowScores, *, k: int, scale: float, tiling: Tiling
-    ) -> None:
+    def __init__(self, keys: PreparedKeys, out: RowScores, *, k: int, scale: float, tiling: Tiling) -> None:
         self._keys = keys
-        self._packed = packed
         self._out = out
         self._k = k
         self._scale = scale
+        self._tiling = tiling
         self._kept = keys.decided(k)
-        self._kernel_keys = kernels.Keys(keys_VH=keys.keys_VH, ids_V=packed.ids_V)
+        self._integers = rounded_keys(keys, tiling)
+        self._float32 = None if self._integers else packed_keys(keys, tiling)
+        self._kernel_keys = kernels.Keys(keys_VH=keys.keys_VH, ids_V=key_order(keys.vocabulary_size))
         capacity = buffer_capacity(self._kept, tiling)
         self._scores_RB = np.empty((tiling.rows, capacity), np.float32)
         self._places_RB = np.empty((tiling.rows, capacity), np.int32)
         self._work = kernels.Work(
-            scratch_P=make_scratch(keys.head_dim), dots_B=np.empty(capacity), ids_2B=np.empty((2, capacity), np.int32)
+            scratch_P=make_scratch(keys.head_dim),
+            dots_B=np.empty(capacity),
+            ids_2B=np.empty((2, capacity), np.int32),
+            open_2U=np.empty((2, OPEN_ENTRIES), np.int32),
         )
+        sample_SH = keys.keys_VH[self._kernel_keys.ids_V[:SAMPLE_KEYS]]
+        self._sample_HS = torch.from_numpy(sample_SH).to(torch.float64).T
         self._tile = torch.empty(tiling.rows * (tiling.keys + CHUNK))
 
-    def score(self, queries_RH: Float32Array, row_ids_R: npt.NDArray[np.int64], rows: slice) -> None:
-        """Score the rows of one tile and write them to the result."""
-        keys, packed, out = self._keys, self._packed, self._out
-        tile_RH, tile_ids_R = queries_RH[rows], row_ids_R[rows]
+    def score(self, queries_RH: Float32Array, row_ids_R: Int64Array | None, rows: slice) -> None:
+        """Score the rows of one tile and write them to the result; without own keys the best keys alone."""
+        keys, out = self._keys, self._out
+        tile_RH = queries_RH[rows]
         count = len(tile_RH)
-        mean_R, std_R = row_moments(tile_RH, keys.moments)
-        own_dot_R = np.empty(count)
-        own_dots(tile_RH, keys.keys_VH, tile_ids_R, self._work.scratch_P, own_dot_R)
-        frame = frame_rows(
-            torch.from_numpy(tile_RH), torch.from_numpy(own_dot_R), torch.from_numpy(mean_R), packed.scale
-        )
-        unit_R = frame.unit_R.numpy()
-        bounds = kernels.Bounds(
-            unit_R=unit_R,
-            offset_R=mean_R,
-            low_R=frame.low_R.numpy(),
-            high_R=frame.high_R.numpy(),
-            margin_R=frame.margin_R.numpy(),
-        )
-        survivors = kernels.Survivors(
-            threshold_R=(FIRST_GUESS_Z * std_R * unit_R).astype(np.float32),
-            above_R=np.zeros(count, np.int64),
-            fill_R=np.zeros(count, np.int64),
-            scores_RB=self._scores_RB,
-            places_RB=self._places_RB,
-        )
+        if row_ids_R is None:
+            tile_ids_R, own_dot_R = np.full(count, -1), np.full(count, np.inf)
+            mean_R, std_R = self._rough_moments(tile_RH)
+        else:
+            tile_ids_R, own_dot_R = row_ids_R[rows], np.empty(count)
+            mean_R, std_R = row_moments(tile_RH, keys.moments)
+            own_dots(tile_RH, keys.keys_VH, tile_ids_R, self._work.scratch_P, own_dot_R)
         best = kernels.Best(
             key_ids_RK=out.key_ids_RK[rows],
             scores_RK=out.scores_RK[rows],
@@ -145,41 +89,123 @@ class _Worker:
             undecided_R=np.zeros(count, np.bool_),
         )
         own = kernels.Rows(queries_RH=tile_RH, row_ids_R=tile_ids_R, own_dot_R=own_dot_R)
-        self._scan(frame.scaled_RH, own, bounds, survivors)
-        worst = kernels.finish(
-            self._kernel_keys, own, bounds, survivors, self._work, best, kept=self._kept, k=self._k, scale=self._scale
-        )
-        refuse_imprecise(worst)
-        out.self_rank_R[rows] = survivors.above_R + 1
-        with np.errstate(over="ignore"):
-            out.self_score_R[rows] = own_dot_R * self._scale
-            out.row_mean_R[rows] = mean_R * self._scale
-            out.row_std_R[rows] = std_R * self._scale
+        survivors = self._by_integers(own, best, mean_R, std_R)
+        if survivors is None:
+            survivors = self._by_float32(own, best, mean_R, std_R)
+        if row_ids_R is not None:
+            out.self_rank_R[rows] = survivors.above_R + 1
+            with np.errstate(over="ignore"):
+                out.self_score_R[rows] = own_dot_R * self._scale
+                out.row_mean_R[rows] = mean_R * self._scale
+                out.row_std_R[rows] = std_R * self._scale
         for row in rows.start + np.flatnonzero(best.undecided_R):
             _score_dense_row(queries_RH, row_ids_R, int(row), keys, out, k=self._k, scale=self._scale)
 
-    def _scan(
-        self, scaled_RH: torch.Tensor, rows: kernels.Rows, bounds: kernels.Bounds, survivors: kernels.Survivors
-    ) -> None:
-        """Take all tiles of keys into the rows' state, learning thresholds on the way."""
-        next_look = 1
-        for visited, (start, seen) in enumerate(self._packed.tiles, start=1):
-            tile_RN = self._packed.product(scaled_RH, visited - 1, self._tile)
-            wanted = sample_rank(self._kept, seen, self._keys.vocabulary_size)
-            kernels.scan_tile(
-                tile_RN.numpy(),
+    def _rough_moments(self, tile_RH: Float32Array) -> tuple[Float64Array, Float64Array]:
+        """Return q.mean, and a standard deviation from a sample of keys: it only guides where thresholds begin."""
+        tile = torch.from_numpy(tile_RH).to(torch.float64)
+        scores_RS = tile @ self._sample_HS
+        return (tile @ self._keys.mean_H).numpy(), scores_RS.std(dim=1, correction=0).numpy()
+
+    def _by_integers(
+        self, rows: kernels.Rows, best: kernels.Best, mean_R: Float64Array, std_R: Float64Array
+    ) -> kernels.Survivors | None:
+        """Preselect in integers and decide; None where these leave too much open, and float32 has to do it anew."""
+        integers = self._integers
+        if integers is None:
+            return None
+        rounded, bounds = integers.round(rows.queries_RH, rows.own_dot_R, mean_R)
+        if too_coarse(rounded, std_R):
+            return None
+        survivors = self._no_survivors(bounds, std_R)
+        starts_T = np.array([start for start, _ in integers.tiles] + [self._keys.vocabulary_size])
+        wanted_T, at_first = self._looks(integers.tiles)
+        opened = 0
+        for packed, tiles in integers.parts():
+            opened += cpu_scan.scan_integers(
+                rounded,
+                packed,
+                starts_T[tiles.start : tiles.stop + 1],
+                wanted_T[tiles],
+                at_first if tiles.start == 0 else 0,
+                self._kernel_keys,
+                rows,
+                bounds,
+                survivors,
+                self._work,
+                kept=self._kept,
+            )
+        worst = self._finish(rows, bounds, survivors, best)
+        assert worst <= 1, f"integer sums are off by {worst:.3g} times their bound"
+        undecided = np.count_nonzero(best.undecided_R) > UNDECIDED_SHARE * len(mean_R)
+        if undecided or opened > OPEN_OF_ROW * len(mean_R):
+            self._integers = None
+        return None if undecided else survivors
+
+    def _by_float32(
+        self, rows: kernels.Rows, best: kernels.Best, mean_R: Float64Array, std_R: Float64Array
+    ) -> kernels.Survivors:
+        """Preselect in float32 and decide."""
+        if self._float32 is None:
+            self._float32 = packed_keys(self._keys, self._tiling)
+        packed = self._float32
+        frame = frame_rows(
+            torch.from_numpy(rows.queries_RH), torch.from_numpy(rows.own_dot_R), torch.from_numpy(mean_R), packed.scale
+        )
+        bounds = kernels.Bounds(
+            unit_R=frame.unit_R.numpy(),
+            offset_R=mean_R,
+            low_R=frame.low_R.numpy(),
+            high_R=frame.high_R.numpy(),
+            margin_R=frame.margin_R.numpy(),
+        )
+        survivors = self._no_survivors(bounds, std_R)
+        wanted_T, at_first = self._looks(packed.tiles)
+        for number, (start, _) in enumerate(packed.tiles):
+            cpu_scan.scan_tile(
+                packed.product(frame.scaled_RH, number, self._tile).numpy(),
                 self._kernel_keys,
                 rows,
                 bounds,
                 survivors,
                 self._work,
                 first_place=start,
-                wanted_at_first=min(wanted, seen) if visited == 1 else 0,
+                wanted_at_first=at_first if number == 0 else 0,
                 kept=self._kept,
             )
-            if visited == next_look:
-                kernels.tighten(survivors, wanted=wanted)
-                next_look *= 4
+            if wanted_T[number]:
+                kernels.tighten(survivors, bounds, wanted_T[number])
+        refuse_imprecise(self._finish(rows, bounds, survivors, best))
+        return survivors
+
+    def _no_survivors(self, bounds: kernels.Bounds, std_R: Float64Array) -> kernels.Survivors:
+        """The rows' state in front of the first tile, with a threshold that ordinary rows start well from."""
+        with np.errstate(over="ignore"):
+            threshold_R = (FIRST_GUESS_Z * std_R * bounds.unit_R).astype(np.float32) - bounds.margin_R
+        return kernels.Survivors(
+            threshold_R=threshold_R,
+            above_R=np.zeros(len(std_R), np.int64),
+            fill_R=np.zeros(len(std_R), np.int64),
+            scores_RB=self._scores_RB,
+            places_RB=self._places_RB,
+        )
+
+    def _looks(self, tiles: list[tuple[int, int]]) -> tuple[Int64Array, int]:
+        """Return the rank to tighten thresholds to after each tile, 0 where not, and survivors needed of the first."""
+        wanted_T = np.zeros(len(tiles), np.int64)
+        look = 1
+        while look <= len(tiles):
+            wanted_T[look - 1] = sample_rank(self._kept, tiles[look - 1][1], self._keys.vocabulary_size)
+            look *= 4
+        return wanted_T, int(min(wanted_T[0], tiles[0][1]))
+
+    def _finish(
+        self, rows: kernels.Rows, bounds: kernels.Bounds, survivors: kernels.Survivors, best: kernels.Best
+    ) -> float:
+        worst: float = kernels.finish(
+            self._kernel_keys, rows, bounds, survivors, self._work, best, kept=self._kept, k=self._k, scale=self._scale
+        )
+        return worst
 
 
 class _DenseWorker:
@@ -191,11 +217,12 @@ class _DenseWorker:
         self._k = k
         self._scale = scale
 
-    def score(self, queries_RH: Float32Array, row_ids_R: npt.NDArray[np.int64], rows: slice) -> None:
-        """Score the rows of one tile and write them to the result."""
-        mean_R, std_R = row_moments(queries_RH[rows], self._keys.moments)
-        self._out.row_mean_R[rows] = mean_R * self._scale
-        self._out.row_std_R[rows] = std_R * self._scale
+    def score(self, queries_RH: Float32Array, row_ids_R: Int64Array | None, rows: slice) -> None:
+        """Score the rows of one tile and write them to the result; without own keys the best keys alone."""
+        if row_ids_R is not None:
+            mean_R, std_R = row_moments(queries_RH[rows], self._keys.moments)
+            self._out.row_mean_R[rows] = mean_R * self._scale
+            self._out.row_std_R[rows] = std_R * self._scale
         for row in range(rows.start, rows.stop):
             _score_dense_row(queries_RH, row_ids_R, row, self._keys, self._out, k=self._k, scale=self._scale)
 
@@ -203,7 +230,7 @@ class _DenseWorker:
 def score(
     queries_RH: Float32Array,
     keys: PreparedKeys,
-    row_ids_R: npt.NDArray[np.int64],
+    row_ids_R: Int64Array | None,
     out: RowScores,
     *,
     k: int,
@@ -211,24 +238,29 @@ def score(
     threads: int,
     tiling: Tiling | None = None,
 ) -> None:
-    """Fill `out` with the scores of the query rows; arguments as checked by `engine.score_rows`."""
+    """Fill `out` with the scores of the query rows; arguments as checked by `engine.score_rows`.
+
+    Without `row_ids_R` only `key_ids_RK` and `scores_RK` are filled.
+    """
     tiling = tiling or choose_tiling(keys.decided(k), keys.vocabulary_size)
-    rows = [slice(start, min(start + tiling.rows, len(queries_RH))) for start in range(0, len(queries_RH), tiling.rows)]
+    # Whole blocks of rows, where that is more than one.
+    step = max(tiling.rows - tiling.rows % ROWS, min(tiling.rows, ROWS)) if tiling.integers else tiling.rows
+    rows = [slice(start, min(start + step, len(queries_RH))) for start in range(0, len(queries_RH), step)]
     threads = min(threads, len(rows))
     if threads == 0:
         return
+    if row_ids_R is not None:
+        keys.moments  # noqa: B018  computed here, where torch has all threads
     with single_threaded_torch():
-        # The packing does not depend on the tile's rows: one copy serves every k.
-        packed = None if tiling.dense else keys.packed(replace(tiling, rows=ROW_TILE), PackedKeys)
         local = threading.local()
 
         def run(part: slice) -> None:
             if not hasattr(local, "worker"):
                 torch.set_num_threads(1)
-                if packed is None:
+                if tiling.dense:
                     local.worker = _DenseWorker(keys, out, k=k, scale=scale)
                 else:
-                    local.worker = _Worker(keys, packed, out, k=k, scale=scale, tiling=tiling)
+                    local.worker = _Worker(keys, out, k=k, scale=scale, tiling=tiling)
             local.worker.score(queries_RH, row_ids_R, part)
 
         if threads == 1:
@@ -239,41 +271,9 @@ def score(
                 list(pool.map(run, rows))
 
 
-def choose_tiling(kept: int, vocabulary_size: int) -> Tiling:
-    """Return tile sizes for keeping `kept` of `vocabulary_size` keys a row."""
-    if vocabulary_size <= DENSE_KEYS or 4 * kept > vocabulary_size:
-        return Tiling(rows=64, dense=True)
-    rows = BUFFER_BYTES // (8 * buffer_capacity(kept, Tiling()))
-    return Tiling(rows=max(1, min(ROW_TILE, rows)))
-
-
-def tile_bounds(vocabulary_size: int, tile_keys: int) -> list[tuple[int, int]]:
-    """Cut the permuted keys into [start, stop) tiles, none shorter than the kernels' chunk."""
-    starts = list(range(0, vocabulary_size, tile_keys))
-    if len(starts) > 1 and vocabulary_size - starts[-1] < CHUNK:
-        starts.pop()
-    return list(zip(starts, [*starts[1:], vocabulary_size], strict=True))
-
-
-def buffer_capacity(kept: int, tiling: Tiling) -> int:
-    """Return how many survivors a row's buffer holds: a whole tile, and twice what is kept."""
-    return max(2 * kept + 512, tiling.keys + 2 * CHUNK)
-
-
-def sample_rank(kept: int, seen: int, vocabulary_size: int) -> int:
-    """Return the rank, among `seen` of the keys, that the overall `kept`-th best is expected not to fall below.
-
-    The number of the `kept` best among a random sample is hypergeometric; 4.5 standard deviations and 4 more leave
-    about one row in a million whose threshold is too high. Such rows are found by the final check and redone.
-    """
-    share = seen / vocabulary_size
-    expected = kept * share
-    return math.ceil(expected + 4.5 * math.sqrt(expected * (1 - share)) + 4)
-
-
 def _score_dense_row(
     queries_RH: Float32Array,
-    row_ids_R: npt.NDArray[np.int64],
+    row_ids_R: Int64Array | None,
     row: int,
     keys: PreparedKeys,
     out: RowScores,
@@ -282,7 +282,6 @@ def _score_dense_row(
     scale: float,
 ) -> None:
     """Score one row against every key in float64 and write what is kept of it, the moments excepted."""
-    own = int(row_ids_R[row])
     dots_V = np.empty(keys.vocabulary_size)
     canonical_row(queries_RH, row, keys.keys_VH, make_scratch(keys.head_dim), dots_V)
     kept = keys.decided(k)
@@ -292,42 +291,12 @@ def _score_dense_row(
     with np.errstate(over="ignore"):
         out.key_ids_RK[row] = order[:k]
         out.scores_RK[row] = dots_V[order[:k]] * scale
+        if row_ids_R is None:
+            return
+        own = int(row_ids_R[row])
         out.self_score_R[row] = dots_V[own] * scale
         out.self_rank_R[row] = 1 + np.count_nonzero(dots_V > dots_V[own])
         others = order[order != own]
         if others.size:
             out.best_other_id_R[row] = others[0]
             out.best_other_score_R[row] = dots_V[others[0]] * scale
-
-
-_faster: dict[int, bool] = {}
-
-
-def _onednn_is_faster(width: int, tiling: Tiling) -> bool:
-    """Time torch.mm into a buffer against oneDNN's prepacked linear on this machine, once per head dimension."""
-    if width not in _faster:
-        _faster[width] = _time_products(width, tiling)
-    return _faster[width]
-
-
-def _time_products(width: int, tiling: Tiling) -> bool:
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")):
-        return False
-    queries_RH = torch.ones(tiling.rows, width)
-    keys_NH = torch.ones(tiling.keys, width)
-    buffer_RN = torch.empty(tiling.rows, tiling.keys)
-    try:
-        weight = torch.ops.mkldnn._reorder_linear_weight(keys_NH, tiling.rows)
-        torch.ops.mkldnn._linear_pointwise(queries_RH, weight, None, "none", [], "")
-    except (RuntimeError, NotImplementedError):  # an operator of torch's own compiler, absent from some builds
-        return False
-    seconds = {False: math.inf, True: math.inf}
-    for _ in range(8):
-        begin = time.perf_counter()
-        torch.mm(queries_RH, keys_NH.t(), out=buffer_RN)
-        middle = time.perf_counter()
-        torch.ops.mkldnn._linear_pointwise(queries_RH, weight, None, "none", [], "")
-        seconds[False] = min(seconds[False], middle - begin)
-        seconds[True] = min(seconds[True], time.perf_counter() - middle)
-    # Its outputs are fresh memory each time, whose page faults a short trial may miss: ask for a clear win.
-    return seconds[True] < 0.85 * seconds[False]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.extending import intrinsic as numba_intrinsic
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -27,6 +28,11 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
     except RuntimeError:  # numba found no writable folder for its cache: compile in every process instead
         return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make instructions callable from compiled functions: numba's `intrinsic`, whose type is narrower than its use."""
+    return numba_intrinsic(function)
 
 
 @cache

@@ -18,17 +18,10 @@ def make_scratch(head_dim: int) -> Float64Array:
 
 
 @compiled
-def canonical_dot(queries_RH, r, keys_VH, u, scratch_P):  # type: ignore[no-untyped-def]
-    """Return the fixed-tree float64 dot product of query r and key u; `scratch_P` is half the padded width.
-
-    Whole arrays and indices, because views of rows would cost reference counting on every call.
-    """
+def _tree_dot(queries_RH, r, keys_VH, u, scratch_P):  # type: ignore[no-untyped-def]
+    """Do what `canonical_dot` does, for any width."""
     width = queries_RH.shape[1]
     half = scratch_P.shape[0]
-    if width == 64:
-        return dot_64(queries_RH, r, keys_VH, u)
-    if width == 128:
-        return dot_128(queries_RH, r, keys_VH, u)
     if width == 1:
         return np.float64(queries_RH[r, 0]) * np.float64(keys_VH[u, 0])
     paired = width - half
@@ -51,6 +44,21 @@ def canonical_dot(queries_RH, r, keys_VH, u, scratch_P):  # type: ignore[no-unty
         for i in range(half):
             scratch_P[i] += scratch_P[i + half]
     return scratch_P[0]
+
+
+@compiled
+def canonical_dot(queries_RH, r, keys_VH, u, scratch_P):  # type: ignore[no-untyped-def]
+    """Return the fixed-tree float64 dot product of query r and key u; `scratch_P` is half the padded width.
+
+    Whole arrays and indices, because views of rows would cost reference counting on every call. Short, because calls
+    of short functions are made in place.
+    """
+    width = queries_RH.shape[1]
+    if width == 64:
+        return dot_64(queries_RH, r, keys_VH, u)
+    if width == 128:
+        return dot_128(queries_RH, r, keys_VH, u)
+    return _tree_dot(queries_RH, r, keys_VH, u, scratch_P)
 
 
 @compiled

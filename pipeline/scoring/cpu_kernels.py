@@ -1,9 +1,10 @@
-"""The two passes of the CPU scoring engine: over a tile of scores while it is in cache, and over what survives it.
+"""The state of a tile of rows on CPU between tiles of keys, and the pass over what survives them all.
 
 What the passes work on is grouped in named tuples of arrays, which numba takes apart when a pass is called. Buffers of
-survivors hold, per row, every score seen so far that is >= the row's threshold.
+survivors hold, per row, every score seen so far that is >= the row's threshold. `cpu_scan` fills them.
 
-Shapes: R rows of a tile, N its keys, V keys, H head dimensions, K top-k, B buffer capacity, P half the padded width.
+Shapes: R rows of a tile, V keys, H head dimensions, K top-k, B buffer capacity, P half the padded width, U open
+comparisons.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from qkatlas.pipeline.scoring.cpu_compile import compiled
 from qkatlas.pipeline.scoring.cpu_dots import canonical_dot
 from qkatlas.pipeline.scoring.cpu_selection import drop_below, select_largest, sort_best_first
-from qkatlas.pipeline.scoring.cpu_vectors import CHUNK, LINE, compare_chunk, count_bits, lowest_bit, prefetch
+from qkatlas.pipeline.scoring.cpu_vectors import LINE, prefetch
 from qkatlas.pipeline.scoring.exact import Float32Array, Float64Array
 
 Int32Array = npt.NDArray[np.int32]
@@ -92,11 +93,13 @@ class Work(NamedTuple):
         scratch_P: float64, of `canonical_dot`.
         dots_B: float64.
         ids_2B: int32 [2, B].
+        open_2U: int32 [2, U], row and key id of comparisons with a row's own key that float64 has to make.
     """
 
     scratch_P: Float64Array
     dots_B: Float64Array
     ids_2B: Int32Array
+    open_2U: Int32Array
 
 
 class Best(NamedTuple):
@@ -118,100 +121,16 @@ class Best(NamedTuple):
 
 
 @compiled
-def scan_tile(  # type: ignore[no-untyped-def]
-    tile_RN, keys, rows, bounds, survivors, work, first_place, wanted_at_first, kept
-):
-    """Take one tile of approximate scores into the rows' state.
+def tighten(survivors, bounds, wanted):  # type: ignore[no-untyped-def]
+    """Raise each threshold to the row's `wanted`-th best score so far less its margin: a guess, verified by `finish`.
 
-    Counts scores surely above the own key's (> high), settles those in [low, high] by canonical dot products, and
-    collects those >= the row's threshold. A full buffer keeps what can still be among the `kept` best, which proves a
-    higher threshold; one that cannot be emptied so (ties) marks its row undecided with fill -1.
-
-    Args:
-        tile_RN: float32 scores of the keys at places `first_place` to `first_place` + N; N is at least CHUNK.
-        keys: `Keys`.
-        rows: `Rows`.
-        bounds: `Bounds` of the same rows.
-        survivors: `Survivors` of the same rows, changed.
-        work: `Work`.
-        first_place: place of the tile's first key.
-        wanted_at_first: on the first tile, survivors needed to learn a threshold; 0 on later ones.
-        kept: best keys of a row that must survive.
+    Less its margin, because `finish` asks for all keys within the margin of the last one that is kept.
     """
-    threshold_R, above_R, fill_R = survivors.threshold_R, survivors.above_R, survivors.fill_R
-    scores_RB, places_RB = survivors.scores_RB, survivors.places_RB
-    low_R, high_R, margin_R = bounds.low_R, bounds.high_R, bounds.margin_R
-    queries_RH, own_dot_R = rows.queries_RH, rows.own_dot_R
-    keys_VH, key_ids_V, scratch_P = keys.keys_VH, keys.ids_V, work.scratch_P
-    count, columns = tile_RN.shape
-    capacity = scores_RB.shape[1]
-    one = np.uint64(1)
-    chunks = (columns + CHUNK - 1) // CHUNK
-    masks_C3 = np.empty((chunks, 3), np.uint64)
-    for r in range(count):
-        threshold = threshold_R[r]
-        low = low_R[r]
-        high = high_R[r]
-        fill = fill_R[r]
-        above = np.int64(0)
-        row = tile_RN[r]
-        # The next row's scores and buffer have left the nearest cache since they were written.
-        following = min(r + 1, count - 1)
-        prefetch(scores_RB, following, fill_R[following])
-        prefetch(places_RB, following, fill_R[following])
-        for chunk in range(chunks):
-            start = min(chunk * CHUNK, columns - CHUNK)
-            for column in range(start, start + CHUNK, LINE):
-                prefetch(tile_RN, following, column)
-            compare_chunk(row, start, low, high, threshold, masks_C3, chunk)
-        for chunk in range(chunks):
-            # A ragged end is read as the last whole chunk, less what was seen before.
-            start = min(chunk * CHUNK, columns - CHUNK)
-            fresh = ~np.uint64(0) << np.uint64(chunk * CHUNK - start)
-            unsettled = masks_C3[chunk, 1] & fresh
-            passing = masks_C3[chunk, 2] & fresh
-            above += count_bits(masks_C3[chunk, 0] & fresh)
-            while unsettled != 0:
-                key_id = key_ids_V[first_place + start + lowest_bit(unsettled)]
-                unsettled &= unsettled - one
-                if canonical_dot(queries_RH, r, keys_VH, key_id, scratch_P) <= own_dot_R[r]:
-                    above -= 1
-            if passing != 0 and fill >= 0:
-                if fill + CHUNK > capacity:
-                    bound = select_largest(scores_RB, places_RB, r, fill, kept) - margin_R[r]
-                    threshold = max(threshold, bound)
-                    fill = drop_below(scores_RB, places_RB, r, fill, threshold)
-                    if fill > capacity - capacity // 8:
-                        fill = -1
-                        threshold = np.float32(np.inf)
-                        continue
-                while passing != 0:
-                    column = start + lowest_bit(passing)
-                    passing &= passing - one
-                    scores_RB[r, fill] = row[column]
-                    places_RB[r, fill] = first_place + column
-                    fill += 1
-        if fill >= 0 and fill < wanted_at_first:
-            # The guess from mean and deviation was too high for this row: start from all of the tile instead.
-            fill = 0
-            threshold = -np.float32(np.inf)
-            for j in range(columns):
-                scores_RB[r, fill] = row[j]
-                places_RB[r, fill] = first_place + j
-                fill += 1
-        above_R[r] += above
-        fill_R[r] = fill
-        threshold_R[r] = threshold
-
-
-@compiled
-def tighten(survivors, wanted):  # type: ignore[no-untyped-def]
-    """Raise each threshold to the row's `wanted`-th best score so far: a guess, verified by `finish`."""
     threshold_R, fill_R = survivors.threshold_R, survivors.fill_R
     scores_RB, places_RB = survivors.scores_RB, survivors.places_RB
     for r in range(fill_R.shape[0]):
         if fill_R[r] > wanted:
-            guess = select_largest(scores_RB, places_RB, r, fill_R[r], wanted)
+            guess = select_largest(scores_RB, places_RB, r, fill_R[r], wanted) - bounds.margin_R[r]
             if guess > threshold_R[r]:
                 threshold_R[r] = guess
                 fill_R[r] = drop_below(scores_RB, places_RB, r, fill_R[r], guess)

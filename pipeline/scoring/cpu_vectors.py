@@ -8,21 +8,17 @@ Shapes: R rows, V keys, H head dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
-from numba.extending import intrinsic
+
+from qkatlas.pipeline.scoring.cpu_compile import intrinsic
 
 CHUNK = 64
 """Scores that one comparison takes, a bit of its mask each."""
 LINE = 16
 """Float32 numbers of a cache line."""
-
-
-def _intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
-    return intrinsic(function)
 
 
 def _chunk_comparison(operator: str) -> Any:
@@ -31,7 +27,7 @@ def _chunk_comparison(operator: str) -> Any:
     Six times faster than the best loop.
     """
 
-    @_intrinsic
+    @intrinsic
     def compare(typing_context, array, start, bound):  # type: ignore[no-untyped-def]
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             data = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0]).data
@@ -54,7 +50,7 @@ mask_above = _chunk_comparison(">")
 mask_at_least = _chunk_comparison(">=")
 
 
-@_intrinsic
+@intrinsic
 def compare_chunk(typing_context, array, start, low, high, threshold, masks, chunk):  # type: ignore[no-untyped-def]
     """Write to `masks[chunk]` where `array[start : start + CHUNK]` is >= low, in [low, high], and >= threshold.
 
@@ -90,7 +86,7 @@ def compare_chunk(typing_context, array, start, low, high, threshold, masks, chu
     return types.void(array, start, low, high, threshold, masks, chunk), generate
 
 
-@_intrinsic
+@intrinsic
 def count_bits(typing_context, mask):  # type: ignore[no-untyped-def]
     """Return the number of ones of a 64-bit mask."""
 
@@ -100,7 +96,7 @@ def count_bits(typing_context, mask):  # type: ignore[no-untyped-def]
     return types.int64(types.uint64), generate
 
 
-@_intrinsic
+@intrinsic
 def lowest_bit(typing_context, mask):  # type: ignore[no-untyped-def]
     """Return the place of the lowest one of a 64-bit mask that has one."""
 
@@ -110,7 +106,7 @@ def lowest_bit(typing_context, mask):  # type: ignore[no-untyped-def]
     return types.int64(types.uint64), generate
 
 
-@_intrinsic
+@intrinsic
 def prefetch(typing_context, matrix, row, column):  # type: ignore[no-untyped-def]
     """Ask for the cache line of an entry of a contiguous matrix: a hint, harmless past the end."""
 
@@ -138,7 +134,7 @@ def _wide_dot(width: int) -> Any:
     """
     lanes = 8
 
-    @_intrinsic
+    @intrinsic
     def dot(typing_context, queries, r, keys, u):  # type: ignore[no-untyped-def]
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             def row_start(position):  # type: ignore[no-untyped-def]

@@ -74,3 +74,39 @@ def score_rows(
 
         cpu.score(queries, keys, row_ids, scores, k=k, scale=float(scale), threads=threads)
     return scores
+
+
+def best_keys(
+    queries_RH: Float32Array, keys: PreparedKeys, *, k: int, threads: int = 1
+) -> tuple[npt.NDArray[np.int32], Float32Array]:
+    """Find each row's k best keys and their dot products, and nothing else: no own key, no moments.
+
+    Args:
+        queries_RH: finite float32 [R, H].
+        keys: the keys, prepared once; its device chooses the implementation.
+        k: how many keys to keep, 1 to V.
+        threads: CPU worker threads, at least 1; results never depend on it.
+
+    Returns:
+        int32 [R, k] ids, best first, ties to the lower id, and float32 [R, k] dot products: as `score_rows` gives them.
+
+    Raises:
+        ValueError: an argument out of range, or a query that is not finite (named by its row).
+    """
+    if keys.device.type == "cuda":
+        # There the statistics come with the same sweeps, and cost next to nothing.
+        scores = score_rows(queries_RH, keys, row_ids_R=np.zeros(len(queries_RH), np.int64), k=k, threads=threads)
+        return scores.key_ids_RK, scores.scores_RK
+    from qkatlas.pipeline.scoring import cpu
+
+    queries = checked_matrix(queries_RH, "queries_RH")
+    if queries.shape[1] != keys.head_dim:
+        raise ValueError(f"queries_RH has head dimension {queries.shape[1]}, the keys have {keys.head_dim}")
+    if not 1 <= k <= keys.vocabulary_size:
+        raise ValueError(f"k is {k}; it must be between 1 and the number of keys, {keys.vocabulary_size}")
+    if threads < 1:
+        raise ValueError(f"threads is {threads}; it must be at least 1")
+    refuse_non_finite(queries, None, "query")
+    scores = RowScores.unfilled(len(queries), k=k, vocabulary_size=keys.vocabulary_size)
+    cpu.score(queries, keys, None, scores, k=k, scale=1.0, threads=threads)
+    return scores.key_ids_RK, scores.scores_RK

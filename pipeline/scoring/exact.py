@@ -94,23 +94,11 @@ class KeyMoments:
         )
 
 
-def key_moments(keys_VH: Float32Array) -> KeyMoments:
-    """Mean and population covariance of the keys, exact up to a final rounding and independent of summation order.
-
-    Each column is scaled by a power of two to magnitudes <= 1 and cut into integer pieces of b bits; the sum over V of
-    products of two pieces stays below 2^(2b + log2 V) <= 2^53, so every float64 matrix product is exact.
-
-    Args:
-        keys_VH: finite float32 keys.
-
-    Returns:
-        The moments, on the CPU.
-    """
+def key_mean(keys_VH: Float32Array) -> torch.Tensor:
+    """Return the mean key, float64 [H], as `key_moments` has it: exact up to a final rounding, in any order."""
     count, width = keys_VH.shape
-    log_count = (count - 1).bit_length()
-    sum_bits = MANTISSA_BITS - log_count
-    lowest_H = keys_VH.min(axis=0).astype(np.float64)
-    highest_H = keys_VH.max(axis=0).astype(np.float64)
+    sum_bits = MANTISSA_BITS - (count - 1).bit_length()
+    lowest_H, highest_H = _extremes(keys_VH)
     scale_H = _power_of_two_above(np.maximum(np.abs(lowest_H), np.abs(highest_H)))
     sums_2H = np.zeros((2, width))
     for start in range(0, count, _BLOCK_KEYS):
@@ -119,7 +107,31 @@ def key_moments(keys_VH: Float32Array) -> KeyMoments:
             sums_2H[piece] += block.sum(axis=0)
     # Every term is an integer and every partial sum is below 2^53: both sums are exact, so only these roundings remain.
     mean_H = (sums_2H[0] + np.ldexp(sums_2H[1], -sum_bits)) / count * scale_H * 2.0**-sum_bits
+    return torch.from_numpy(mean_H)
 
+
+def _extremes(keys_VH: Float32Array) -> tuple[Float64Array, Float64Array]:
+    """Return the lowest and the highest entry of each column."""
+    return keys_VH.min(axis=0).astype(np.float64), keys_VH.max(axis=0).astype(np.float64)
+
+
+def key_moments(keys_VH: Float32Array, known_mean_H: torch.Tensor | None = None) -> KeyMoments:
+    """Mean and population covariance of the keys, exact up to a final rounding and independent of summation order.
+
+    Each column is scaled by a power of two to magnitudes <= 1 and cut into integer pieces of b bits; the sum over V of
+    products of two pieces stays below 2^(2b + log2 V) <= 2^53, so every float64 matrix product is exact.
+
+    Args:
+        keys_VH: finite float32 keys.
+        known_mean_H: their `key_mean`, where there is one already.
+
+    Returns:
+        The moments, on the CPU.
+    """
+    count, width = keys_VH.shape
+    log_count = (count - 1).bit_length()
+    mean_H = (key_mean(keys_VH) if known_mean_H is None else known_mean_H).numpy()
+    lowest_H, highest_H = _extremes(keys_VH)
     scale_H = _power_of_two_above(np.maximum(highest_H - mean_H, mean_H - lowest_H))
     bits = (MANTISSA_BITS - log_count) // 2
     pairs = ((0, 0), (0, 1), (1, 1), (0, 2))

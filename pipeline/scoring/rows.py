@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from qkatlas.pipeline.scoring.exact import Float32Array, Float64Array, KeyMoments, key_moments
+from qkatlas.pipeline.scoring.exact import Float32Array, Float64Array, KeyMoments, key_mean, key_moments
 
 MAX_HEAD_DIM = 16384
 
@@ -91,8 +91,8 @@ class PreparedKeys:
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device {str(device)!r} asked for, but torch finds no CUDA device; use 'cpu'")
         self.keys_VH = keys
-        self.moments: KeyMoments = key_moments(keys)
-        self._lock = threading.Lock()
+        self.mean_H: torch.Tensor = key_mean(keys)
+        self._lock = threading.RLock()
         self._packed: dict[Hashable, Any] = {}
 
     def packed(self, layout: Hashable, make: Callable[[PreparedKeys, Any], Any]) -> Any:
@@ -101,6 +101,12 @@ class PreparedKeys:
             if layout not in self._packed:
                 self._packed[layout] = make(self, layout)
             return self._packed[layout]
+
+    @property
+    def moments(self) -> KeyMoments:
+        """First and second moments, computed when they are asked for: wide keys pay dearly for them."""
+        moments: KeyMoments = self.packed("moments", lambda keys, layout: key_moments(keys.keys_VH, keys.mean_H))
+        return moments
 
     @property
     def vocabulary_size(self) -> int:

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray import cloudpickle
 
+from qkatlas.cluster.cpus import local_cpus
 from qkatlas.cluster.executor import Capacity, Executor, Grant, Node
-from qkatlas.cluster.in_process import InProcessExecutor, local_cpus
+from qkatlas.cluster.in_process import InProcessExecutor
 from qkatlas.cluster.pace import Pace
 from qkatlas.cluster.ray_cluster import RayExecutor
 

@@ -9,55 +9,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import reference
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.keys import spread_keys
+from support.scoring import assert_same_bits, check_rows, force
 
-from qkatlas.pipeline.scoring import cpu
-from qkatlas.pipeline.scoring.cpu import Tiling
+from qkatlas.pipeline.scoring import cpu, cpu_float32
+from qkatlas.pipeline.scoring.cpu_tiling import Tiling
 from qkatlas.pipeline.scoring.engine import score_rows
 from qkatlas.pipeline.scoring.rows import PreparedKeys, RowScores
 
 Matrix = npt.NDArray[np.float32]
-
-
-def check_rows(result: RowScores, queries: Matrix, keys: Matrix, row_ids: Any, k: int, scale: float) -> None:
-    """Assert every field of every row against sorting the whole row of float64 dot products."""
-    dots_RV = reference.tree_dots(queries, keys)
-    count = len(keys)
-    with np.errstate(over="ignore"):
-        for r, own in enumerate(row_ids):
-            order = np.lexsort((np.arange(count), -dots_RV[r]))
-            np.testing.assert_array_equal(result.key_ids_RK[r], order[:k])
-            np.testing.assert_array_equal(result.scores_RK[r], (dots_RV[r, order[:k]] * scale).astype(np.float32))
-            assert result.self_rank_R[r] == 1 + np.sum(dots_RV[r] > dots_RV[r, own])
-            assert result.self_score_R[r] == np.float32(dots_RV[r, own] * scale)
-            if count > 1:
-                other = order[order != own][0]
-                assert result.best_other_id_R[r] == other
-                assert result.best_other_score_R[r] == np.float32(dots_RV[r, other] * scale)
-            # A closed form cannot resolve deviations far below |q| |k|: its squares cancel in float64.
-            size = (
-                scale
-                * np.linalg.norm(queries[r].astype(np.float64))
-                * np.linalg.norm(keys.astype(np.float64), axis=1).max()
-            )
-            assert abs(result.row_mean_R[r] - scale * dots_RV[r].mean()) <= 1e-13 * size
-            std = scale * dots_RV[r].std()
-            assert abs(result.row_std_R[r] - std) <= max(1e-9 * std, 1e-6 * size)
-
-
-def force(monkeypatch: pytest.MonkeyPatch, tiling: Tiling) -> None:
-    monkeypatch.setattr(cpu, "choose_tiling", lambda kept, count: tiling)
-
-
-def assert_same_bits(one: RowScores, other: RowScores) -> None:
-    for field in fields(RowScores):
-        left, right = getattr(one, field.name), getattr(other, field.name)
-        assert left.dtype == right.dtype
-        assert left.tobytes() == right.tobytes(), field.name
 
 
 def rows_of(result: RowScores, rows: slice) -> RowScores:
@@ -91,12 +54,13 @@ MAGNITUDES = {
     duplicates=st.booleans(),
     seed=st.integers(0, 10**6),
     key_tile=st.sampled_from([64, 100, 1024]),
+    integers=st.booleans(),
 )
-@example("positive", "negative", 300, 7, 16, 0.02, True, False, 1, 64)
-@example("constant", "constant", 300, 7, 16, 0.02, False, False, 1, 64)
-@example("huge", "huge", 300, 7, 64, 0.02, False, False, 1, 64)
-@example("denormal", "denormal", 300, 7, 64, 0.02, False, False, 1, 64)
-@example("normal", "normal", 1, 1, 64, 0.0, False, False, 1, 64)
+@example("positive", "negative", 300, 7, 16, 0.02, True, False, 1, 64, False)
+@example("constant", "constant", 300, 7, 16, 0.02, False, False, 1, 64, False)
+@example("huge", "huge", 300, 7, 64, 0.02, False, False, 1, 64, False)
+@example("denormal", "denormal", 300, 7, 64, 0.02, False, False, 1, 64, False)
+@example("normal", "normal", 1, 1, 64, 0.0, False, False, 1, 64, False)
 def test_every_field_equals_brute_force(
     query_kind: str,
     key_kind: str,
@@ -108,6 +72,7 @@ def test_every_field_equals_brute_force(
     duplicates: bool,
     seed: int,
     key_tile: int,
+    integers: bool,
 ) -> None:
     rng = np.random.default_rng(seed)
     queries = MAGNITUDES[query_kind](rng, (rows, width)).astype(np.float32)
@@ -121,7 +86,7 @@ def test_every_field_equals_brute_force(
     k = max(1, round(k_share * count))
     with pytest.MonkeyPatch.context() as patch:
         if count >= 64:
-            force(patch, Tiling(rows=5, keys=key_tile))
+            force(patch, Tiling(rows=5, keys=key_tile, integers=integers))
         result = score_rows(queries, PreparedKeys(keys), row_ids_R=row_ids, k=k, scale=0.125)
     check_rows(result, queries, keys, row_ids, k, 0.125)
 
@@ -142,7 +107,13 @@ def test_results_do_not_depend_on_threads_shards_tiles_or_row_order(monkeypatch:
     prepared = PreparedKeys(keys)
     row_ids = np.arange(1500)
     whole = score_rows(queries, prepared, row_ids_R=row_ids, k=20, scale=0.125)
-    for tiling in (Tiling(rows=7, keys=64), Tiling(rows=300, keys=333, packed_bytes=0), Tiling(rows=64, dense=True)):
+    for tiling in (
+        Tiling(rows=7, keys=64),
+        Tiling(rows=300, keys=333, packed_bytes=0),
+        Tiling(rows=7, keys=64, integers=False),
+        Tiling(rows=300, keys=333, packed_bytes=0, integers=False),
+        Tiling(rows=64, dense=True),
+    ):
         force(monkeypatch, tiling)
         assert_same_bits(whole, score_rows(queries, prepared, row_ids_R=row_ids, k=20, scale=0.125, threads=3))
     monkeypatch.undo()
@@ -159,28 +130,31 @@ def test_both_products_give_the_same_results(monkeypatch: pytest.MonkeyPatch) ->
     queries, keys = spread_keys(900, 64)
     results = []
     for onednn in (False, True):
-        monkeypatch.setattr(cpu, "_onednn_is_faster", lambda width, tiling, choice=onednn: choice)
+        force(monkeypatch, Tiling(integers=False))
+        monkeypatch.setattr(cpu_float32, "_onednn_is_faster", lambda width, tiling, choice=onednn: choice)
         results.append(score_rows(queries, PreparedKeys(keys), row_ids_R=np.arange(900), k=9))
     assert_same_bits(*results)
 
 
-def test_threshold_guess_that_fails_is_redone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("integers", [False, True])
+def test_threshold_guess_that_fails_is_redone(monkeypatch: pytest.MonkeyPatch, integers: bool) -> None:
     queries, keys = spread_keys(900, 16)
     row_ids = np.arange(900)
     expected = score_rows(queries, PreparedKeys(keys), row_ids_R=row_ids, k=40)
     monkeypatch.setattr(cpu, "sample_rank", lambda kept, seen, count: max(1, kept * seen // count // 3))
-    force(monkeypatch, Tiling(rows=64, keys=64))
+    force(monkeypatch, Tiling(rows=64, keys=64, integers=integers))
     assert_same_bits(expected, score_rows(queries, PreparedKeys(keys), row_ids_R=row_ids, k=40))
 
 
 def test_imprecise_product_is_refused_rather_than_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, keys = spread_keys(900, 16)
-    plain = cpu.PackedKeys.product
+    plain = cpu_float32.PackedKeys.product
 
     def rounded(self: Any, queries_RH: torch.Tensor, tile: int, buffer: torch.Tensor) -> torch.Tensor:
         return plain(self, queries_RH, tile, buffer).bfloat16().float()
 
-    monkeypatch.setattr(cpu.PackedKeys, "product", rounded)
+    force(monkeypatch, Tiling(integers=False))
+    monkeypatch.setattr(cpu_float32.PackedKeys, "product", rounded)
     with pytest.raises(RuntimeError, match="set_float32_matmul_precision"):
         score_rows(queries, PreparedKeys(keys), row_ids_R=np.arange(900), k=4)
 
