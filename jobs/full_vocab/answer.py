@@ -12,7 +12,7 @@ from qkatlas.outputs.runs.run import Run
 KNOWN_WORDS = ("red", "69", "Monday", "Italy", "cat", "1989", "apple", "rain")
 """Words of the published keyword categories; those that are one token are shown."""
 
-_ROWS, _KEYS = 6, 8
+_ROWS, _KEYS, _ENDS = 6, 8, 4
 
 
 def top_attended(run: Run, model: Model) -> Table:
@@ -38,6 +38,36 @@ def top_attended(run: Run, model: Model) -> Table:
         # Text, not str: a token such as "[bold]" is data, no markup.
         listed = ", ".join(f"{model.vocabulary.shown(key)} {score:.1f}" for key, score in keys)
         table.add_row(Text(model.vocabulary.shown(token)), Text(str(ranks[token])), Text(listed))
+    return table
+
+
+def most_promoted(run: Run, model: Model) -> Table:
+    """What attending to known category words promotes and suppresses most, with the rank of the word itself.
+
+    Args:
+        run: a finished full-vocab run of the OV circuit.
+        model: its model.
+    """
+    tokens = _known_tokens(model)
+    table = Table(title=None, box=None, pad_edge=False, header_style="bold")
+    table.add_column("attended token", no_wrap=True)
+    table.add_column("own rank", justify="right")
+    table.add_column("promotes most (logits)")
+    table.add_column("suppresses most")
+    own = {row["token_id"]: row for row in read_rows(run, "ov_self", tokens).to_pylist()}
+    ends = [
+        {row["token_id"]: row for row in read_rows(run, name, tokens).to_pylist()} for name in ("ov_topk", "ov_bottomk")
+    ]
+    for token in tokens:
+        listed = [
+            ", ".join(
+                f"{model.vocabulary.shown(key)} {score:.1f}"
+                for key, score in zip(end[token]["key_ids"][:_ENDS], end[token]["scores"][:_ENDS], strict=True)
+            )
+            for end in ends
+        ]
+        rank = str(own[token]["self_rank"])
+        table.add_row(Text(model.vocabulary.shown(token)), Text(rank), *(Text(text) for text in listed))
     return table
 
 

@@ -8,6 +8,16 @@ STATES = ("mlp", "mean", "bos")
 SCORES = ("attention", "bilinear")
 """Forms of a score (`--scores`)."""
 
+QK, OV, BOTH = "qk", "ov", "both"
+
+CIRCUITS = (QK, OV, BOTH)
+"""Circuits of a head (`--circuit`): whom it attends to, what it then writes, or both."""
+
+FOLDED, RAW = "folded", "raw"
+
+UNEMBEDDINGS = (FOLDED, RAW)
+"""How what a head writes is read (`--unembed`): with the final norm's gain and both sides centred, or as it is."""
+
 METHODS = ("eigen", "singular", "gradient")
 """Ways to steer (`--methods`)."""
 

@@ -3,7 +3,8 @@
 Scores are S[t, u] = scale * Q_t . K_u. Everything is *canonical*: orders, top-k sets and self ranks are those of the
 float64 dot products of the float32 queries and keys, summed by a fixed tree (`exact`), ties to the lower id.
 Lower precision may only preselect, under a proven error bound. Results therefore do not depend on tiling, shards,
-threads, BLAS or device. Rows need not be tokens of the keys' vocabulary: without own keys there is no self rank. Needs neither Ray nor transformers; numba loads on the CPU path only, triton on CUDA only.
+threads, BLAS or device. Rows need not be tokens of the keys' vocabulary: without own keys there is no self rank.
+Needs neither Ray nor transformers; numba loads on the CPU path only, triton on CUDA only.
 
 Shapes: R rows (queries), V keys, H head dimensions, K top-k.
 """

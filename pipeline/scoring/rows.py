@@ -72,9 +72,7 @@ class RowScores:
     def without_own(self) -> RowScores:
         """The same of rows that have no own key."""
         of_own = ("self_score_R", "self_rank_R", "best_other_id_R", "best_other_score_R")
-        return replace(
-            self, **{name: np.ma.masked_all_like(np.ma.getdata(getattr(self, name))) for name in of_own}
-        )
+        return replace(self, **{name: np.ma.masked_all_like(np.ma.getdata(getattr(self, name))) for name in of_own})
 
     def negated(self) -> RowScores:
         """The same of the opposite queries: best keys become lowest ones, under their true scores."""

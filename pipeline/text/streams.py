@@ -72,6 +72,9 @@ PASSAGES = Stream("PASSAGES", 6)
 STATE_PAIRS = Stream("STATE_PAIRS", 7)
 """Pairs of tokens whose states are compared: size of the vocabulary."""
 
+NULL_OV_HEADS = Stream("NULL_OV_HEADS", 8)
+"""Random heads that what a head writes is compared with: seed, layer, head."""
+
 NULL_HEADS = Stream("NULL_HEADS")
 """Random heads that a spectrum is compared with: seed, layer, head."""
 
@@ -92,6 +95,6 @@ KEY_ORDER = Stream("KEY_ORDER")
 
 STREAMS = (
     TOKENS, CATEGORY_PROMPTS, REFERENCE_PROMPTS, BEHAVIOUR, PARTNERS, PASSAGES, STATE_PAIRS,
-    NULL_HEADS, CONTROLS, SPEARMAN_ROWS, RESTARTS, PLANTED, KEY_ORDER,
+    NULL_OV_HEADS, NULL_HEADS, CONTROLS, SPEARMAN_ROWS, RESTARTS, PLANTED, KEY_ORDER,
 )  # fmt: skip
 """All of them."""

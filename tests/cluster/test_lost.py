@@ -15,7 +15,7 @@ from support.nodes import cluster_of, kill_head, raylet, submit, until
 from qkatlas.cluster.executor import Grant
 from qkatlas.cluster.in_process import InProcessExecutor
 from qkatlas.cluster.ray_cluster import RayExecutor
-from qkatlas.jobs.full_vocab.job import FullVocabJob, score_shard
+from qkatlas.jobs.full_vocab.job import FullVocabJob, Sides, score_shard
 from qkatlas.jobs.full_vocab.spec import FullVocab
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.loop.service import submit as submit_here
@@ -82,7 +82,7 @@ class OneBadShard(FullVocabJob):
         (rows,) = super().steps()
         tries = self.tries
 
-        def compute(grant: Grant, shard: Shard, shared: Rows, k: int) -> Produced:
+        def compute(grant: Grant, shard: Shard, shared: Rows[Sides], k: int) -> Produced:
             with tries.open("a") as stream:
                 stream.write(f"{shard.name}\n")
             if shard.bounds["part"] == 3:

@@ -28,6 +28,8 @@ OPTIONS = {
     "--in-process",
     "--seed",
     "--quiet",
+    "--circuit",
+    "--unembed",
 }
 
 
