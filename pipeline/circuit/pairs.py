@@ -93,7 +93,8 @@ def _of_head(
     def z(pairs_X2: IntArray, at_X: IntArray) -> Float64Array:
         score_X = (query_RH[at_X] * keys_SH[pairs_X2[:, 1]]).sum(axis=1)
         std_X = std_R[at_X]
-        return np.divide(score_X - mean_R[at_X], std_X, out=np.zeros_like(score_X), where=std_X > 0)
+        z_X: Float64Array = np.divide(score_X - mean_R[at_X], std_X, out=np.zeros_like(score_X), where=std_X > 0)
+        return z_X
 
     count = len(rows.pairs_P2)
     z_P = z(rows.pairs_P2, place[:count])
