@@ -21,6 +21,7 @@ from qkatlas.jobs.find.command import find
 from qkatlas.jobs.loop.declaration import declarations
 from qkatlas.jobs.plan.command import plan_command
 from qkatlas.jobs.report.command import report
+from qkatlas.jobs.show.command import show
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -106,7 +107,7 @@ _DECLARED = declarations()
 
 for command in (
     *map(command_of, _DECLARED.values()),
-    *(find, report, plan_command(_DECLARED), runs, status, verify, model),
+    *(find, report, plan_command(_DECLARED), runs, show, status, verify, model),
     *(list_jobs, logs, stop),
 ):
     submit.add_command(command)
