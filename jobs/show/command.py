@@ -22,10 +22,10 @@ def show(
 
     A TOKEN is a word or a token's text, its leading space as a space, a middle dot or _, or an id such as #17.
     """
+    from qkatlas.jobs.inputs.head_tables import HeadTables
     from qkatlas.jobs.inputs.words import token_of
     from qkatlas.jobs.show.answer import csv_text, json_text, printed
     from qkatlas.jobs.show.look import look
-    from qkatlas.jobs.show.tables import HeadTables
     from qkatlas.outputs.places.open import open_folder
     from qkatlas.outputs.runs import store
 

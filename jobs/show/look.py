@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qkatlas.jobs.show.tables import HeadTables, values_of
+from qkatlas.jobs.inputs.head_tables import HeadTables, values_of
 from qkatlas.outputs.runs import store
 from qkatlas.outputs.runs.part import columns_of, read_part
 from qkatlas.outputs.runs.run import DamagedRunError, Run

@@ -25,10 +25,11 @@ SKEW = ("keep", "drop")
 EIGENVALUES = ("all", "top")
 MOVES = ("queries", "keys", "both")
 
-PREFIX, CONTEXT = "prefix", "context"
+PREFIX, CONTEXT, EMBEDDING = "prefix", "context", "embedding"
 
-ALL_STATES = (*STATES, PREFIX, CONTEXT)
-"""These, and those behind tokens that a request chooses: a prefix, or windows of text that a token is likely behind."""
+ALL_STATES = (*STATES, PREFIX, CONTEXT, EMBEDDING)
+"""These, those behind tokens that a request chooses (a prefix, or windows of text that a token is likely behind), and
+the embedding alone in front of every layer: what reaches a head from the token by the direct path."""
 
 WINDOWS, DRAWS = 512, 4
 """Of the states `context`: windows to choose from, and windows that a token is read behind."""

@@ -40,15 +40,14 @@ class HeadTables:
     parts: dict[str, tuple[Part, ...]]
 
     @classmethod
-    def open(cls, run: Run, head: str | None) -> HeadTables:
-        """Find a head's tables.
+    def all(cls, run: Run) -> dict[Head, HeadTables]:
+        """The tables of every head of a run, in order of the heads.
 
         Args:
             run: the run.
-            head: its name; None where the run has one head.
 
         Raises:
-            ValueError: if the run is not finished, has no tables of tokens, or the head is not among its heads.
+            ValueError: if it is not finished, or has no tables of tokens.
         """
         manifest = run.manifest()
         if manifest is None:
@@ -63,14 +62,31 @@ class HeadTables:
         if not any({"topk", "ov_topk"} & set(tables) for tables in of_heads.values()):
             job = manifest.request.job
             raise ValueError(f"run {run.folder.name} is of {job}; name a run of submit full-vocab or head-scan")
-        listed = ", ".join(map(str, sorted(of_heads)[:_LISTED])) + (", ..." if len(of_heads) > _LISTED else "")
-        if head is None and len(of_heads) > 1:
-            raise ValueError(f"run {run.folder.name} has {len(of_heads)} heads; choose one with --head: {listed}")
-        chosen = next(iter(of_heads)) if head is None else Head.parse(head)
-        if chosen not in of_heads:
-            raise ValueError(f"run {run.folder.name} has no head {chosen}; choose one of: {listed}")
         whole = {part.path.removesuffix(".parquet"): (part,) for part in manifest.parts if "/" not in part.path}
-        return cls(run, chosen, {**whole, **{name: tuple(parts) for name, parts in of_heads[chosen].items()}})
+        return {
+            head: cls(run, head, {**whole, **{name: tuple(parts) for name, parts in of_heads[head].items()}})
+            for head in sorted(of_heads)
+        }
+
+    @classmethod
+    def open(cls, run: Run, head: str | None) -> HeadTables:
+        """The tables of one head.
+
+        Args:
+            run: the run.
+            head: its name; None where the run has one head.
+
+        Raises:
+            ValueError: if the run is not finished, has no tables of tokens, or the head is not among its heads.
+        """
+        heads = cls.all(run)
+        listed = ", ".join(map(str, list(heads)[:_LISTED])) + (", ..." if len(heads) > _LISTED else "")
+        if head is None and len(heads) > 1:
+            raise ValueError(f"run {run.folder.name} has {len(heads)} heads; choose one with --head: {listed}")
+        chosen = next(iter(heads)) if head is None else Head.parse(head)
+        if chosen not in heads:
+            raise ValueError(f"run {run.folder.name} has no head {chosen}; choose one of: {listed}")
+        return heads[chosen]
 
     def __contains__(self, table: str) -> bool:
         return table in self.parts
