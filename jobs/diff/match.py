@@ -1,8 +1,8 @@
 """Which head of one run is which of another: an assignment by what heads do and by whom they attend to.
 
 Heads of two runs are compared by columns of `heads`, each in standard deviations over all heads of both runs, and by
-the overlap of their best keys over a sample of common tokens. An assignment makes the sum of squared distances least: no
-two heads are matched with the same one. Of a run with itself all distances are 0.
+the overlap of their best keys over a sample of common tokens. An assignment makes the sum of squared distances least:
+no two heads are matched with the same one. Of a run with itself all distances are 0.
 
 Shapes: M heads of the first run, N of the second, F features, S sampled tokens, K best keys.
 """
