@@ -17,9 +17,12 @@ from qkatlas.jobs.cli.remote import list_jobs, logs, stop
 from qkatlas.jobs.cli.signals import Interrupted, answer_signals, interrupted, require_no_signal
 from qkatlas.jobs.cli.store import runs, status, verify
 from qkatlas.jobs.cli.streams import flush, tolerate_leaving_readers
+from qkatlas.jobs.diff.command import diff
+from qkatlas.jobs.find.command import find
 from qkatlas.jobs.loop.declaration import declarations
 from qkatlas.jobs.plan.command import plan_command
 from qkatlas.jobs.report.command import report
+from qkatlas.jobs.show.command import show
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -105,7 +108,7 @@ _DECLARED = declarations()
 
 for command in (
     *map(command_of, _DECLARED.values()),
-    *(report, plan_command(_DECLARED), runs, status, verify, model),
+    *(diff, find, report, plan_command(_DECLARED), runs, show, status, verify, model),
     *(list_jobs, logs, stop),
 ):
     submit.add_command(command)

@@ -6,6 +6,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from qkatlas.jobs.full_vocab.spec import FullVocab
+from qkatlas.jobs.inputs.circuit import attends
 from qkatlas.jobs.inputs.hubs import left_out
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.outputs.runs.reader import read_rows, read_whole
@@ -14,21 +16,21 @@ from qkatlas.outputs.runs.run import Run
 KNOWN_WORDS = ("red", "69", "Monday", "Italy", "cat", "1989", "apple", "rain")
 """Words of the published keyword categories; those that are one token are shown."""
 
-_ROWS, _KEYS = 6, 8
+_ROWS, _KEYS, _ENDS = 6, 8, 4
 
 
-def closing(run: Run, model: Model, exclude_hubs: float | None) -> RenderableType:
-    """What known words attend to, and which keys were left out for that.
+def closing(run: Run, model: Model, spec: FullVocab) -> RenderableType:
+    """What known words attend to, or what attending to them promotes, and which keys were left out.
 
     Args:
         run: a finished full-vocab run.
         model: its model.
-        exclude_hubs: `--exclude-hubs`.
+        spec: what was asked for.
     """
-    table = top_attended(run, model)
-    if exclude_hubs is None:
+    table = top_attended(run, model) if attends(spec) else most_promoted(run, model)
+    if spec.exclude_hubs is None:
         return table
-    return Group(table, Text(left_out(read_whole(run, "hubs"), exclude_hubs, model.vocabulary.shown)))
+    return Group(table, Text(left_out(read_whole(run, "hubs"), spec.exclude_hubs, model.vocabulary.shown)))
 
 
 def top_attended(run: Run, model: Model) -> Table:
@@ -54,6 +56,36 @@ def top_attended(run: Run, model: Model) -> Table:
         # Text, not str: a token such as "[bold]" is data, no markup.
         listed = ", ".join(f"{model.vocabulary.shown(key)} {score:.1f}" for key, score in keys)
         table.add_row(Text(model.vocabulary.shown(token)), Text(str(ranks[token])), Text(listed))
+    return table
+
+
+def most_promoted(run: Run, model: Model) -> Table:
+    """What attending to known category words promotes and suppresses most, with the rank of the word itself.
+
+    Args:
+        run: a finished full-vocab run of the OV circuit.
+        model: its model.
+    """
+    tokens = _known_tokens(model)
+    table = Table(title=None, box=None, pad_edge=False, header_style="bold")
+    table.add_column("attended token", no_wrap=True)
+    table.add_column("own rank", justify="right")
+    table.add_column("promotes most (logits)")
+    table.add_column("suppresses most")
+    own = {row["token_id"]: row for row in read_rows(run, "ov_self", tokens).to_pylist()}
+    ends = [
+        {row["token_id"]: row for row in read_rows(run, name, tokens).to_pylist()} for name in ("ov_topk", "ov_bottomk")
+    ]
+    for token in tokens:
+        listed = [
+            ", ".join(
+                f"{model.vocabulary.shown(key)} {score:.1f}"
+                for key, score in zip(end[token]["key_ids"][:_ENDS], end[token]["scores"][:_ENDS], strict=True)
+            )
+            for end in ends
+        ]
+        rank = str(own[token]["self_rank"])
+        table.add_row(Text(model.vocabulary.shown(token)), Text(rank), *(Text(text) for text in listed))
     return table
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from rich.console import RenderableType
 
@@ -14,6 +15,7 @@ from qkatlas.jobs.full_vocab.spec import FullVocab
 from qkatlas.jobs.full_vocab.work import (
     BEST,
     RowsWithoutHubs,
+    Sides,
     best_shards,
     find_best,
     found_hubs,
@@ -21,6 +23,7 @@ from qkatlas.jobs.full_vocab.work import (
     score_without_hubs,
 )
 from qkatlas.jobs.inputs.chosen_states import ChosenStates
+from qkatlas.jobs.inputs.circuit import attends, require_written, with_circuit, writes
 from qkatlas.jobs.inputs.form import require_scores
 from qkatlas.jobs.inputs.hubs import HUBS, hubs_table, require_hubs_fit, settled
 from qkatlas.jobs.inputs.model import Model
@@ -28,12 +31,15 @@ from qkatlas.jobs.inputs.offset import fitted_offset, with_offset
 from qkatlas.jobs.inputs.opening import ModelJob
 from qkatlas.jobs.inputs.settings import require_top_k_fits
 from qkatlas.jobs.loop.step import AnyStep, Context, Step, nothing_more
+from qkatlas.jobs.worker.ov import OV_BOTTOMK, OV_SELF, OV_TOPK
 from qkatlas.jobs.worker.prepared import Rows
 from qkatlas.jobs.worker.ranges import row_shards, row_shards_between
 from qkatlas.jobs.worker.tables import SELF, TOKENS, TOPK, tokens_table
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.pipeline.circuit.hubs import Hubs
+from qkatlas.pipeline.circuit.kinds import BOTH, FOLDED
+from qkatlas.pipeline.circuit.ov import OvInputs, ov_inputs, ov_weights, unembedding_of
 from qkatlas.pipeline.circuit.projection import HeadInputs, head_inputs, head_weights
 from qkatlas.pipeline.models.head import Head
 
@@ -51,8 +57,8 @@ class FullVocabJob(ModelJob[FullVocab]):
     """
 
     name = "full-vocab"
-    tables = (TOPK, SELF, TOKENS, BEST, HUBS)
-    shows = ("topk", "self", "tokens", "hubs")
+    tables = (TOPK, SELF, OV_TOPK, OV_BOTTOMK, OV_SELF, TOKENS, BEST, HUBS)
+    shows = ("topk", "self", "ov_topk", "tokens", "hubs")
     look = ("self", '.nlargest(10, "self_gap")')
 
     def __init__(self, spec: FullVocab, model: Model) -> None:
@@ -62,17 +68,23 @@ class FullVocabJob(ModelJob[FullVocab]):
         self._head.require_inside(shape.n_layers, shape.n_heads)
         require_top_k_fits(spec.top_k, shape.vocab_size)
         require_hubs_fit(spec.exclude_hubs, spec.top_k, shape.vocab_size)
-        self._offset = fitted_offset(spec.offset, shape, [self._head.layer])
+        require_written(spec, model.checkpoint)
+        self._offset = fitted_offset(spec.offset, shape, [self._head.layer]) if attends(spec) else None
         self._states = ChosenStates.fitted(spec, model)
-        require_scores(shape, spec.scores)
+        if attends(spec):
+            require_scores(shape, spec.scores)
         self._shards = row_shards(self._head, shape.vocab_size, spec.shards)
         self._inputs: HeadInputs | None = None
+        self._written: OvInputs | None = None
+        self._states_VD: np.ndarray | None = None
+        if not attends(spec):
+            self.look = ("ov_self", '.nsmallest(10, "self_rank")')
 
     def settings(self) -> dict[str, Any]:
         """The settings that change results; shards do not."""
         settings = asdict(self.spec)
         del settings["shards"]
-        return with_offset(self._states.within(settled(settings)), self._offset)
+        return with_circuit(with_offset(self._states.within(settled(settings)), self._offset), self.spec)
 
     def notes(self) -> Iterable[str]:
         """What `--states auto` means in the model."""
@@ -86,7 +98,7 @@ class FullVocabJob(ModelJob[FullVocab]):
                 Step(
                     kind="rows",
                     shards=self._shards,
-                    share=lambda context: Rows.of(self.inputs(context.threads)),
+                    share=lambda context: Rows.of(self.sides(context.threads)),
                     each=lambda shard: self.spec.top_k,
                     compute=score_shard,
                     preparing=preparing,
@@ -95,7 +107,7 @@ class FullVocabJob(ModelJob[FullVocab]):
         best = Step(
             kind=BEST.name,
             shards=best_shards(self._shards),
-            share=lambda context: Rows.of(self.inputs(context.threads)),
+            share=lambda context: Rows.of(self.sides(context.threads)),
             each=nothing_more,
             compute=find_best,
             preparing=preparing,
@@ -113,7 +125,7 @@ class FullVocabJob(ModelJob[FullVocab]):
 
     def _rows_without_hubs(self, context: Context) -> RowsWithoutHubs | None:
         """The rows and the hubs among their best keys; None unless all of these were found from the same rows."""
-        rows = Rows.of(self.inputs(context.threads))
+        rows = Rows.of(self.sides(context.threads))
         hubs = self._hubs(context.run, made_from=rows.made_from)
         return None if hubs is None else RowsWithoutHubs(rows=rows, hub_ids_N=hubs.ids_N)
 
@@ -137,27 +149,49 @@ class FullVocabJob(ModelJob[FullVocab]):
         return list(shards) == expected and edges[-1] == self.model.checkpoint.architecture.vocab_size
 
     def scores_in(self, shard: Shard) -> int:
-        """Scores that a shard computes."""
-        return (shard.bounds["stop"] - shard.bounds["start"]) * self.model.checkpoint.architecture.vocab_size
+        """Scores that a shard computes; what is written is ranked from either end."""
+        passes = attends(self.spec) + 2 * writes(self.spec)
+        return passes * (shard.bounds["stop"] - shard.bounds["start"]) * self.model.checkpoint.architecture.vocab_size
 
     def prepare(self, context: Context) -> None:
-        """Compute the queries and keys, before anything is written.
+        """Compute what is multiplied, before anything is written.
 
         Raises:
             ValueError: if they or their scores leave the range of float32.
         """
-        self.inputs(context.threads)
+        self.sides(context.threads)
         context.clock.lap("states, queries and keys")
+
+    def sides(self, threads: int) -> Sides:
+        """What is multiplied, as far as it is asked for; computed once."""
+        return Sides(
+            self.inputs(threads) if attends(self.spec) else None, self._outputs(threads) if writes(self.spec) else None
+        )
 
     def inputs(self, threads: int) -> HeadInputs:
         """Queries and keys of the head for every token, computed once."""
         if self._inputs is None:
-            states = self._states.begin(self.model, layer=self._head.layer, threads=threads)
             weights = head_weights(self.model.checkpoint, self._head, scores=self.spec.scores)
-            self._inputs = head_inputs(
-                weights, states.advance_to(self._head.layer), offset=self._offset, threads=threads
-            )
+            self._inputs = head_inputs(weights, self._token_states(threads), offset=self._offset, threads=threads)
         return self._inputs
+
+    def _outputs(self, threads: int) -> OvInputs:
+        """Values and outputs of the head for every token, computed once."""
+        if self._written is None:
+            unembedding = unembedding_of(self.model.checkpoint, self.spec.unembed or FOLDED)
+            weights = ov_weights(self.model.checkpoint, self._head, unembedding)
+            self._written = ov_inputs(weights, self._token_states(threads), unembedding.rows_VD, threads=threads)
+            self._states_VD = None
+        return self._written
+
+    def _token_states(self, threads: int) -> np.ndarray:
+        """States in front of the head's layer; kept only until both sides are made of them."""
+        layer = self._head.layer
+        states_VD = self._states_VD
+        if states_VD is None:
+            states_VD = self._states.begin(self.model, layer=layer, threads=threads).advance_to(layer)
+            self._states_VD = states_VD if self.spec.circuit == BOTH else None
+        return states_VD
 
     def reduce(self, run: Run) -> Mapping[str, pa.Table]:
         """The tokens, and the keys that were left out."""
@@ -169,5 +203,5 @@ class FullVocabJob(ModelJob[FullVocab]):
         return tables
 
     def answer(self, run: Run) -> RenderableType:
-        """What some well-known words attend to, and what was left out."""
-        return closing(run, self.model, self.spec.exclude_hubs)
+        """What some well-known words attend to, or what attending to them promotes, and what was left out."""
+        return closing(run, self.model, self.spec)

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from qkatlas.jobs.report.section import Section, Shown, table_section
+from qkatlas.jobs.report.section import Section, Shown, columns, table_section
 from qkatlas.outputs.runs.reader import list_matrix
 from qkatlas.pipeline.text.vocabulary import printable
 
@@ -58,4 +59,45 @@ LEFT_OUT = table_section(
     "A token's own rank counts every key all the same.",
 )  # fmt: skip
 
-SECTIONS = (TOKENS, LEFT_OUT)
+_WRITERS, _ENDS = 300, 6
+
+
+def written(shown: Shown) -> dict[str, Any]:
+    """What attending to tokens writes: those whose own logit it moves most, up or down.
+
+    Args:
+        shown: a run with the OV tables of one head.
+
+    Raises:
+        ValueError: if a table is damaged.
+    """
+    tokens, own, top, bottom = (
+        shown.table(name).sort_by("token_id") for name in ("tokens", "ov_self", "ov_topk", "ov_bottomk")
+    )
+    texts = [printable(text.encode()) for text in tokens["text"].to_pylist()]
+    z_V = np.abs(np.nan_to_num(own["self_z"].to_numpy().astype(np.float64)))
+    chosen = np.sort(np.argsort(-z_V, kind="stable")[:_WRITERS])
+    ends = [
+        [", ".join(texts[key] for key in keys[:_ENDS]) for keys in list_matrix(of, "key_ids")[chosen]]
+        for of in (top, bottom)
+    ]
+    table = pa.table(
+        {
+            "token": [texts[token] for token in chosen],
+            "self_rank": own["self_rank"].take(chosen),
+            "self_z": own["self_z"].take(chosen),
+            "promoted": ends[0],
+            "suppressed": ends[1],
+        }
+    )
+    how = "Tokens whose own logit moves most when the head attends to them, and what else it promotes and suppresses."
+    return {
+        "title": "What the head writes", "how": how, "head": shown.head, "table": columns(table), "of": len(texts)
+    }  # fmt: skip
+
+
+SECTIONS = (
+    TOKENS,
+    Section(kind="written-tokens", place=12, needs=("tokens", "ov_self", "ov_topk", "ov_bottomk"), build=written),
+    LEFT_OUT,
+)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qkatlas.jobs.inputs import fields
+from qkatlas.jobs.inputs.circuit import require_circuit
 from qkatlas.jobs.loop.option import check_options, option
-from qkatlas.pipeline.circuit.kinds import ALL_STATES
+from qkatlas.pipeline.circuit.kinds import ALL_STATES, QK
 from qkatlas.pipeline.models.head import Head
 
 
@@ -30,6 +31,10 @@ class FullVocab:
     """The text that the windows are from, for the states `context`; None = the calibration text."""
     scores: str = fields.scores()
     """Form of the score: `attention` (nats, with biases and scale) or `bilinear` (neither)."""
+    circuit: str = fields.circuit(QK)
+    """Whom the head attends to (`qk`), what it then writes (`ov`), or both."""
+    unembed: str | None = fields.unembed()
+    """How what it writes is read, `folded` or `raw`; None = folded."""
     offset: str | None = fields.offset()
     """Positions from key to query in models with rotary positions, such as `4` or `mean:1-16`; None = 1 there."""
     exclude_hubs: float | None = fields.exclude_hubs()
@@ -42,4 +47,5 @@ class FullVocab:
     def __post_init__(self) -> None:
         check_options(self)
         Head.parse(self.head)
+        require_circuit(self)
         fields.require_states(self.states, prefix=self.prefix, windows=self.windows, draws=self.draws, text=self.text)

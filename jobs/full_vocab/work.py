@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from qkatlas.cluster.executor import Grant
+from qkatlas.jobs.loop.digest import digest_of
 from qkatlas.jobs.loop.step import Produced
 from qkatlas.jobs.loop.table import Table
+from qkatlas.jobs.worker.ov import ov_tables, score_written
 from qkatlas.jobs.worker.prepared import Rows, prepared_keys
 from qkatlas.jobs.worker.tables import OF_HEAD, self_table, topk_table
 from qkatlas.outputs.runs.reader import read_parts
@@ -20,6 +22,8 @@ from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.outputs.schemas import scores as schemas
 from qkatlas.pipeline.circuit.hubs import Hubs, without_keys
+from qkatlas.pipeline.circuit.ov import OvInputs
+from qkatlas.pipeline.circuit.projection import HeadInputs
 from qkatlas.pipeline.scoring.engine import score_rows
 from qkatlas.pipeline.scoring.rows import RowScores
 
@@ -31,16 +35,28 @@ BEST = Table(
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Sides:
+    """What is multiplied, for every token: of attention, and of what is written; None where it is not asked for."""
+
+    attended: HeadInputs | None
+    written: OvInputs | None
+
+    def identity(self) -> str:
+        """SHA-256 of what is there; of attention alone it is that of queries, keys and scale."""
+        return digest_of(self.attended if self.written is None else (self.attended, self.written))
+
+
 @dataclass(frozen=True, kw_only=True)
 class RowsWithoutHubs:
-    """Queries and keys of every token, and the keys that lists leave out.
+    """What is multiplied, and the keys that lists of attended ones leave out.
 
     Attributes:
-        rows: queries and keys.
+        rows: what is multiplied.
         hub_ids_N: int32 [N].
     """
 
-    rows: Rows
+    rows: Rows[Sides]
     hub_ids_N: np.ndarray
 
     def identity(self) -> str:
@@ -73,35 +89,37 @@ def found_hubs(run: Run, shards: Sequence[Shard], share: float, *, made_from: st
     return Hubs.among(read_parts(run, parts)["key_id"].to_numpy(), share)
 
 
-def find_best(grant: Grant, shard: Shard, rows: Rows, each: None) -> Produced:
+def find_best(grant: Grant, shard: Shard, rows: Rows[Sides], each: None) -> Produced:
     """Find the best key of each row of a range; runs on a worker."""
     scores = _scored(grant, shard, rows, 1)
     columns = [pa.array(_token_ids(shard)), pa.array(scores.key_ids_RK[:, 0])]
     return Produced({_BEST: pa.Table.from_arrays(columns, schema=schemas.BEST)})
 
 
-def score_shard(grant: Grant, shard: Shard, rows: Rows, k: int) -> Produced:
+def score_shard(grant: Grant, shard: Shard, rows: Rows[Sides], k: int) -> Produced:
     """Score one range of rows; runs on a worker.
 
     Args:
         grant: what the worker may use.
         shard: the range.
-        rows: queries and keys of the whole vocabulary.
+        rows: queries and keys of the whole vocabulary, values and outputs.
         k: keys kept for each.
     """
     started = time.perf_counter()
-    return _produced(shard, _scored(grant, shard, rows, k), rows, started)
+    scores = None if rows.inputs.attended is None else _scored(grant, shard, rows, k)
+    return _produced(grant, shard, scores, rows, k, started)
 
 
 def score_without_hubs(grant: Grant, shard: Shard, shared: RowsWithoutHubs, k: int) -> Produced:
-    """The same with some keys left out of the lists of best keys, and of nothing else; runs on a worker."""
+    """The same with some keys left out of the lists of attended ones, and of nothing else; runs on a worker."""
     started = time.perf_counter()
     scores = _scored(grant, shard, shared.rows, k + len(shared.hub_ids_N))
-    return _produced(shard, without_keys(scores, shared.hub_ids_N, k), shared.rows, started)
+    return _produced(grant, shard, without_keys(scores, shared.hub_ids_N, k), shared.rows, k, started)
 
 
-def _scored(grant: Grant, shard: Shard, rows: Rows, k: int) -> RowScores:
-    inputs = rows.inputs
+def _scored(grant: Grant, shard: Shard, rows: Rows[Sides], k: int) -> RowScores:
+    inputs = rows.inputs.attended
+    assert inputs is not None, "attention is asked for"
     keys = prepared_keys(rows.made_from, inputs.keys_VH, grant.device)
     return score_rows(
         inputs.queries_VH[shard.rows], keys, row_ids_R=_token_ids(shard), k=k, scale=inputs.scale, threads=grant.cpus
@@ -112,10 +130,21 @@ def _token_ids(shard: Shard) -> np.ndarray:
     return np.arange(shard.rows.start, shard.rows.stop, dtype=np.int32)
 
 
-def _produced(shard: Shard, scores: RowScores, rows: Rows, started: float) -> Produced:
-    token_ids_R = _token_ids(shard)
-    measures = {
-        "scoring_seconds": round(time.perf_counter() - started, 4),
-        "scores": len(token_ids_R) * len(rows.inputs.keys_VH),
-    }
-    return Produced({"topk": topk_table(token_ids_R, scores), "self": self_table(token_ids_R, scores)}, {}, measures)
+def _produced(
+    grant: Grant, shard: Shard, scores: RowScores | None, rows: Rows[Sides], k: int, started: float
+) -> Produced:
+    """The tables of attention, if it is asked for, and of what is written, if that is, which is scored here."""
+    token_ids_R, written = _token_ids(shard), rows.inputs.written
+    tables: dict[str, pa.Table] = {}
+    pairs = 0
+    if rows.inputs.attended is not None:
+        assert scores is not None, "it is asked for"
+        tables |= {"topk": topk_table(token_ids_R, scores), "self": self_table(token_ids_R, scores)}
+        pairs += len(token_ids_R) * len(rows.inputs.attended.keys_VH)
+    if written is not None:
+        outputs = prepared_keys(rows.made_from, written.outputs_VH, grant.device, use="outputs")
+        values_RH = written.values_VH[shard.rows]
+        tables |= ov_tables(token_ids_R, score_written(values_RH, outputs, token_ids_R, k=k, threads=grant.cpus))
+        pairs += 2 * len(token_ids_R) * len(written.outputs_VH)
+    measures = {"scoring_seconds": round(time.perf_counter() - started, 4), "scores": pairs}
+    return Produced(tables, {}, measures)

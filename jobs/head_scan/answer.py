@@ -17,7 +17,7 @@ from qkatlas.outputs.runs.reader import read_whole
 from qkatlas.outputs.runs.run import Run
 from qkatlas.pipeline.circuit.labels import TOKEN_SHARE
 
-_HEADS = 10
+_HEADS, _WRITERS = 10, 3
 
 _COLLAPSED = 0.9
 """Mean cosine of random tokens' states from which a layer is told to have lost them."""
@@ -26,18 +26,24 @@ Row = Mapping[str, Any]
 
 
 def closing(run: Run, model: Model, exclude_hubs: float | None) -> Group:
-    """What a head scan ends with: the heads that suppress themselves most, and the layers whose states do not hold.
+    """What a head scan ends with: heads that suppress themselves, heads that copy, and layers whose states do not hold.
 
     Args:
         run: a finished head-scan run.
         model: its model.
         exclude_hubs: `--exclude-hubs`; what it left out is said last.
     """
-    rows = read_whole(run, "heads").to_pylist()
+    heads = read_whole(run, "heads")
+    rows = heads.to_pylist()
+    tables = []
+    if "ov_self_top10_share" in heads.column_names:
+        tables.append(_written(rows))
+    if heads["self_z_mean"].null_count < len(rows) or not tables:
+        tables.insert(0, _most_suppressing(rows))
     lines: list[RenderableType] = list(doubts(rows))
     if exclude_hubs is not None:
         lines.append(Text(left_out(read_whole(run, "hubs"), exclude_hubs, model.vocabulary.shown)))
-    return Group(_most_suppressing(rows), *lines)
+    return Group(*tables, *lines)
 
 
 def doubts(rows: Sequence[Row]) -> Iterator[str]:
@@ -74,6 +80,32 @@ def _ranges(numbers: Sequence[int]) -> str:
     runs = [list(run) for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])]
     ends = [(run[0][1], run[-1][1]) for run in runs]
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)
+
+
+def _written(rows: Sequence[Row]) -> Table:
+    """The heads that promote most tokens when they attend to them, and those that suppress most."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("head", no_wrap=True)
+    for name in ("own token in top 10", "in lowest 10", "copying score", "copy suppression"):
+        table.add_column(name, justify="right")
+    table.add_column("label", no_wrap=True)
+    chosen = [
+        row
+        for name in ("ov_self_top10_share", "ov_self_lowest10_share")
+        for row in sorted(rows, key=lambda row: -row[name])[:_WRITERS]
+        if row[name] > 0
+    ]
+    for row in {id(row): row for row in chosen}.values():
+        joined = row["copy_suppression"]
+        table.add_row(
+            f"L{row['layer']}H{row['head']}",
+            f"{row['ov_self_top10_share']:.0%}",
+            f"{row['ov_self_lowest10_share']:.0%}",
+            f"{row['copying_score']:.2f}",
+            "" if joined is None else f"{joined:.1%}",
+            row["label"],
+        )
+    return table
 
 
 def _most_suppressing(rows: Sequence[Row]) -> Table:

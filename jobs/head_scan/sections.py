@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from qkatlas.jobs.full_vocab.sections import LEFT_OUT
-from qkatlas.jobs.report.section import Section, Shown, columns
+from qkatlas.jobs.report.section import MOST_ROWS, Section, Shown, columns, printable_cell
 from qkatlas.outputs.schemas.head_scan import SPECTRUM_VALUES
 
 
@@ -36,4 +36,36 @@ def all_heads(shown: Shown) -> dict[str, Any]:
     return section
 
 
-SECTIONS = (Section(kind="heads", place=20, needs=("heads",), build=all_heads), LEFT_OUT)
+_WRITTEN = (
+    "layer", "head", "label", "ov_self_top10_share", "ov_self_lowest10_share", "ov_self_rank_median", "ov_kin_z_mean",
+    "copying_score", "copying_score_null_z", "copy_suppression",
+)  # fmt: skip
+
+
+def written(shown: Shown) -> dict[str, Any]:
+    """What heads write where they attend, one row a head, those first that copy or suppress most.
+
+    Args:
+        shown: a run with the OV columns of table `heads`.
+
+    Raises:
+        ValueError: if a table is damaged.
+    """
+    heads = shown.table("heads")
+    most_N = np.maximum(*(heads[name].to_numpy() for name in ("ov_self_top10_share", "ov_self_lowest10_share")))
+    rows = heads.take(np.argsort(-most_N, kind="stable")).slice(0, MOST_ROWS)
+    how = "A head that copies promotes the very token it attends to; one that suppresses pushes it down."
+    return {
+        "title": "What heads write",
+        "how": how,
+        "head": shown.head,
+        "table": columns(rows, _WRITTEN, cell=printable_cell),
+        "of": heads.num_rows,
+    }
+
+
+SECTIONS = (
+    Section(kind="heads", place=20, needs=("heads",), build=all_heads),
+    Section(kind="written", place=21, needs=("heads", "ov_spectrum"), build=written),
+    LEFT_OUT,
+)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qkatlas.cluster.in_process import local_cpus
+from qkatlas.cluster.cpus import local_cpus
 from qkatlas.jobs.inputs.cache import cache_folder
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.pipeline.circuit.context import ContextStates

@@ -8,7 +8,20 @@ from typing import Any
 
 from qkatlas.jobs.inputs.frequencies import Frequencies
 from qkatlas.jobs.loop.option import option
-from qkatlas.pipeline.circuit.kinds import ALL_STATES, AUTO, CONTEXT, DRAWS, HUB_SHARE, PREFIX, SCORES, STATES, WINDOWS
+from qkatlas.pipeline.circuit.kinds import (
+    ALL_STATES,
+    AUTO,
+    CIRCUITS,
+    CONTEXT,
+    DRAWS,
+    FOLDED,
+    HUB_SHARE,
+    PREFIX,
+    SCORES,
+    STATES,
+    UNEMBEDDINGS,
+    WINDOWS,
+)
 
 MOST_PROMPTS = 100_000
 """Prompts, or words in one, that a job takes; more would not fit the memory of a driver."""
@@ -102,6 +115,22 @@ def require_states(
 def scores() -> Any:
     """`--scores`: form of the score."""
     return option("attention", choices=SCORES, help="Form of the score: in nats, or without bias and scale.")
+
+
+def circuit(default: str) -> Any:
+    """`--circuit`: whom a head attends to, what it writes, or both."""
+    return option(
+        default, choices=CIRCUITS, in_plan=True,
+        help="Whom the head attends to (qk), what it then writes (ov), or both.",
+    )  # fmt: skip
+
+
+def unembed() -> Any:
+    """`--unembed`: how what a head writes is read."""
+    return option(
+        None, choices=UNEMBEDDINGS, shown_default=FOLDED,
+        help="With --circuit ov or both: the unembedding with the final norm's gain and centring in it, or as it is.",
+    )  # fmt: skip
 
 
 def offset() -> Any:

@@ -71,7 +71,7 @@ class Job(ABC, Generic[Spec]):
     name: ClassVar[str]
     tables: ClassVar[tuple[Table, ...]]
     shows: ClassVar[tuple[str, ...]]
-    look: ClassVar[tuple[str, str]]
+    look: tuple[str, str]
     opened: ClassVar[str] = "opening the model"
     threads: ClassVar[int] = Grant.MOST_CPUS
     spec: Spec

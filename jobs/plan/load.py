@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from qkatlas.jobs.plan.shape import Shape
 from qkatlas.jobs.plan.step import Load
-from qkatlas.pipeline.circuit.kinds import CONTEXT, DRAWS, PREFIX, WINDOWS
+from qkatlas.pipeline.circuit.kinds import CONTEXT, DRAWS, EMBEDDING, PREFIX, WINDOWS
 from qkatlas.pipeline.circuit.spectrum import NULL_DRAWS
 from qkatlas.pipeline.circuit.states import REFERENCE_LENGTH, REFERENCE_PROMPTS
 from qkatlas.pipeline.models.blocks import BLOCK_ROWS
@@ -31,6 +31,7 @@ def passing_states(
         windows: `--windows`; what `--prefix` adds to their length is left out.
         draws: `--draws`.
     """
+    layers = 0 if states == EMBEDDING else layers
     streams = (draws or DRAWS) if states == CONTEXT else 1
     tokens = shape.vocab_size * streams * layers
     weights = shape.mlp_weights + (shape.attention_weights if states in ("bos", PREFIX, CONTEXT) else 0)

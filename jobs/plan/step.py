@@ -36,6 +36,9 @@ class Load:
     def __add__(self, other: Load) -> Load:
         return Load(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(Load)})
 
+    def __mul__(self, count: float) -> Load:
+        return Load(**{field.name: getattr(self, field.name) * count for field in fields(Load)})
+
     def core_seconds(self, core: Core) -> float:
         """Seconds on one core."""
         nanoseconds = (

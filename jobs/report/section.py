@@ -79,7 +79,7 @@ def table_section(kind: str, *, table: str, place: int, title: str, how: str = "
 
     def build(shown: Shown) -> Mapping[str, Any]:
         rows = shown.table(table)
-        kept = columns(rows.slice(0, MOST_ROWS), cell=_printable)
+        kept = columns(rows.slice(0, MOST_ROWS), cell=printable_cell)
         return {"title": title, "how": how, "head": shown.head, "table": kept, "of": rows.num_rows}
 
     return Section(kind=kind, place=place, needs=(table,), build=build)
@@ -110,14 +110,14 @@ def columns(
     return {"rows": table.num_rows, "columns": found}
 
 
-def _printable(value: Any) -> Any:
+def printable_cell(value: Any) -> Any:
     """Any value of a table, where texts may hold what no page should show as it is."""
     if isinstance(value, str):
         return printable(value.encode("utf-8", "backslashreplace"))
     if isinstance(value, bytes):
         return printable(value)
     if isinstance(value, list):
-        return ", ".join(str(_printable(one)) for one in value)
+        return ", ".join(str(printable_cell(one)) for one in value)
     if value is None or isinstance(value, bool | int | float):
         return plain(value)
     return str(value)

@@ -13,6 +13,7 @@ from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.loop.table import Table
 from qkatlas.jobs.worker.prompt_shards import CATEGORY_PROMPTS, prompt_part
 from qkatlas.outputs.schemas import head_scan as schemas_heads
+from qkatlas.outputs.schemas import ov as schemas_ov
 from qkatlas.outputs.schemas import prompts as schemas_prompts
 from qkatlas.outputs.schemas import scores as schemas
 from qkatlas.pipeline.models.head import Head
@@ -39,17 +40,16 @@ PROMPT_SCORES = Table(
 """Tables that several jobs have."""
 
 
-def topk_table(token_ids_R: np.ndarray, scores: RowScores) -> pa.Table:
+def topk_table(token_ids_R: np.ndarray, scores: RowScores, schema: pa.Schema | None = None) -> pa.Table:
     """The `topk` rows of some query tokens.
 
     Args:
         token_ids_R: int32 [R], the query tokens.
         scores: their rows.
-
-    Returns:
-        A table of schema `schemas.topk(k)`.
+        schema: of the table; `schemas.topk(k)` if not given.
     """
-    return _lists_table(token_ids_R, scores.key_ids_RK, scores.scores_RK, schemas.topk(scores.key_ids_RK.shape[1]))
+    schema = schema or schemas.topk(scores.key_ids_RK.shape[1])
+    return _lists_table(token_ids_R, scores.key_ids_RK, scores.scores_RK, schema)
 
 
 def _lists_table(token_ids_R: np.ndarray, ids_RK: np.ndarray, values_RK: np.ndarray, schema: pa.Schema) -> pa.Table:
@@ -128,9 +128,20 @@ def kin_table(token_ids_R: np.ndarray, kin_ids_RN: np.ndarray, cosines_RN: np.nd
     return _lists_table(token_ids_R, kin_ids_RN, cosines_RN, schemas.kin(kin_ids_RN.shape[1]))
 
 
-def heads_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+def heads_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema = schemas_heads.HEADS) -> pa.Table:
     """One row a head; columns that a row lacks are null."""
-    return pa.Table.from_pylist(list(rows), schema=schemas_heads.HEADS)
+    return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def ov_spectrum_table(summaries: Sequence[tuple[Head, Mapping[str, Any]]]) -> pa.Table:
+    """H rows a head of what it writes, descending, from its shard's summary."""
+    rows = [
+        {"layer": head.layer, "head": head.index, "index": index, **dict(zip(names, values, strict=True))}
+        for head, summary in summaries
+        for names in (tuple(summary["ov_spectrum"]),)
+        for index, values in enumerate(zip(*summary["ov_spectrum"].values(), strict=True))
+    ]
+    return pa.Table.from_pylist(rows, schema=schemas_ov.SPECTRUM)
 
 
 def spectrum_table(summaries: Sequence[tuple[Head, Mapping[str, Any]]]) -> pa.Table:

@@ -33,6 +33,10 @@ KIN_Z = 0.5
 SEMANTIC_KIN_Z = 1.0
 """The same of a head that is named for its look-alikes alone: about twice the median head of a learned model."""
 
+OWN_SHARE = 0.3
+"""Share of tokens among the 10 that attending to them promotes, or suppresses, most, from which a head is said to copy
+or to suppress what it attends to. Chance gives 10/V."""
+
 SELF_Z = 0.75
 """Mean self z below whose negative a head dislikes the token itself."""
 
@@ -69,6 +73,8 @@ def label(row: Mapping[str, Any], vocab_size: int) -> str:
       the highest of these first;
     - `semantic` *: kin_z_mean >= 1;
     - `anti-self` *: self_z_mean <= -0.75;
+    - `copying`, `suppressing`: ov_self_top10_share or ov_self_lowest10_share >= 0.3, the higher of these first; they
+      need a vocabulary of 160 tokens or more, and an OV circuit that was asked for;
     - `BOS sink`: bos_share >= 0.8;
     - `unreliable`: token_share < 0.25.
 
@@ -108,6 +114,12 @@ def label(row: Mapping[str, Any], vocab_size: int) -> str:
         return "semantic"
     if reliable and self_z is not None and self_z <= -SELF_Z:
         return "anti-self"
+    written = {
+        "copying": row.get("ov_self_top10_share") or 0.0, "suppressing": row.get("ov_self_lowest10_share") or 0.0
+    }  # fmt: skip
+    strongest = max(written, key=lambda name: written[name])
+    if vocab_size >= 10 * KIN and written[strongest] >= OWN_SHARE:
+        return strongest
     if at_least("bos_share", BOS_SHARE):
         return "BOS sink"
     return NONE if reliable else UNRELIABLE

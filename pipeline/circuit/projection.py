@@ -5,7 +5,7 @@ Shapes: V vocabulary, D model, N query heads, H head dimension, R rows of one bl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -136,9 +136,9 @@ def _heads_weights(weights: Weights, layer: int, heads: Sequence[int]) -> HeadWe
     a = weights.architecture
     part = family_of(a).query_key(weights, layer)
     group = a.n_heads // a.n_kv_heads
-    columns = (_columns(heads, a), _columns([head // group for head in heads], a))
+    columns = (head_columns(heads, a), head_columns([head // group for head in heads], a))
     both = tuple(zip((part.queries, part.keys), columns, strict=True))
-    gain_D = _gain(part.norm)
+    gain_D = gain_of(part.norm)
     return HeadWeights(
         gain_D=gain_D,
         shift_D=np.zeros_like(gain_D) if part.norm.bias_D is None else part.norm.bias_D.astype(np.float64),
@@ -146,30 +146,32 @@ def _heads_weights(weights: Weights, layer: int, heads: Sequence[int]) -> HeadWe
         w_qk_D2H=np.ascontiguousarray(
             np.concatenate([of.weight_DP[:, own] for of, own in both], axis=1, dtype=np.float64)
         ),
-        b_qk_2H=np.concatenate([_bias(of, own) for of, own in both], dtype=np.float64),
+        b_qk_2H=np.concatenate([bias_of(of, own) for of, own in both], dtype=np.float64),
         eps=part.norm.norm.eps,
         scale=a.score_scale(layer),
         norm_kind=part.norm.norm.kind,
         cap=a.score_cap,
         rotary=a.rotary_of(layer),
-        query_gain_H=None if part.query_norm is None else _gain(part.query_norm),
-        key_gain_H=None if part.key_norm is None else _gain(part.key_norm),
+        query_gain_H=None if part.query_norm is None else gain_of(part.query_norm),
+        key_gain_H=None if part.key_norm is None else gain_of(part.key_norm),
         n_ctx=min(a.n_ctx, a.window_of(layer) or a.n_ctx),
         d_head=a.d_head,
     )
 
 
-def _columns(heads: Sequence[int], a: Architecture) -> np.ndarray:
+def head_columns(heads: Sequence[int], a: Architecture) -> np.ndarray:
     """Columns of a projection that belong to some heads."""
     columns: np.ndarray = (np.asarray(heads)[:, None] * a.d_head + np.arange(a.d_head)).ravel()
     return columns
 
 
-def _bias(projection: Projection, columns: np.ndarray) -> np.ndarray:
+def bias_of(projection: Projection, columns: np.ndarray) -> np.ndarray:
+    """The bias of some outputs of a projection; zeros where it has none."""
     return np.zeros(len(columns)) if projection.bias_P is None else projection.bias_P[columns]
 
 
-def _gain(norm: NormWeights) -> Float64[np.ndarray, " D"]:
+def gain_of(norm: NormWeights) -> Float64[np.ndarray, " D"]:
+    """What a norm multiplies by, in float64."""
     gain: Float64[np.ndarray, " D"] = norm.weight_D.astype(np.float64)
     return 1 + gain if norm.norm.plus_one else gain
 
@@ -219,7 +221,7 @@ def head_inputs(
 
     for_blocks(len(states_VD), project, threads)
     queries_VH, keys_VH = (np.ascontiguousarray(half) for half in np.split(projected_V2H, 2, axis=1))
-    _require_representable(queries_VH, keys_VH, weights.scale)
+    require_representable({"query": queries_VH, "key": keys_VH}, weights.scale)
     return HeadInputs(queries_VH, keys_VH, weights.scale, weights.cap)
 
 
@@ -292,9 +294,18 @@ def _require_offset(weights: HeadWeights, offset: Offsets | None) -> None:
         )
 
 
-def _require_representable(queries_VH: np.ndarray, keys_VH: np.ndarray, scale: float) -> None:
+def require_representable(sides: Mapping[str, np.ndarray], scale: float) -> None:
+    """Check that two sides of a product, and every product of theirs, are numbers of float32.
+
+    Args:
+        sides: what each is called, and float32 [V, H].
+        scale: factor from a product to a score.
+
+    Raises:
+        ValueError: if they are not; names the first token.
+    """
     largest = []
-    for what, values_VH in (("query", queries_VH), ("key", keys_VH)):
+    for what, values_VH in sides.items():
         finite_V = np.isfinite(values_VH).all(axis=1)
         if not finite_V.all():
             raise ValueError(

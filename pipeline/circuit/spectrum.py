@@ -124,20 +124,20 @@ def head_spectrum(w_q_DH: Float64[np.ndarray, "D H"], w_k_DH: Float64[np.ndarray
     assert np.isfinite(w_k_DH).all(), "a key weight is not finite"
     d_head = w_q_DH.shape[1]
     with single_threaded_torch():
-        basis_DF, coordinates_FE = torch.linalg.qr(_float64(np.concatenate([w_q_DH, w_k_DH], axis=1)))
+        basis_DF, coordinates_FE = torch.linalg.qr(float64(np.concatenate([w_q_DH, w_k_DH], axis=1)))
         core_FF = coordinates_FE[:, :d_head] @ coordinates_FE[:, d_head:].T
         sym_FF, skew_FF = (core_FF + core_FF.T) / 2, (core_FF - core_FF.T) / 2
         eigenvalues_F, eigenvectors_FF = torch.linalg.eigh(sym_FF)
         vectors_DF = (basis_DF @ eigenvectors_FF).numpy()
         singular_F, skew_F = (torch.linalg.svdvals(matrix_FF).numpy() for matrix_FF in (core_FF, skew_FF))
-    eigenvalues_2H = _filled(eigenvalues_F.numpy(), 2 * d_head)
+    eigenvalues_2H = filled(eigenvalues_F.numpy(), 2 * d_head)
     descending_2H = np.argsort(-eigenvalues_2H, kind="stable")
     return Spectrum(
         eigenvalues_2H=eigenvalues_2H[descending_2H],
-        eigenvectors_D2H=_filled(vectors_DF, 2 * d_head)[:, descending_2H],
-        singular_values_H=_filled(singular_F[:d_head], d_head),
+        eigenvectors_D2H=filled(vectors_DF, 2 * d_head)[:, descending_2H],
+        singular_values_H=filled(singular_F[:d_head], d_head),
         sym_singular_values_2H=np.sort(np.abs(eigenvalues_2H))[::-1].copy(),
-        skew_singular_values_2H=_filled(skew_F, 2 * d_head),
+        skew_singular_values_2H=filled(skew_F, 2 * d_head),
         norm=_norm(core_FF),
         sym_norm=_norm(sym_FF),
         skew_norm=_norm(skew_FF),
@@ -155,20 +155,37 @@ def second_moment(normalised_VD: Float32[np.ndarray, "V D"], *, threads: int) ->
     Returns:
         float64 [D, D], symmetric.
     """
-    n_rows, d_model = normalised_VD.shape
+    total_DD = cross_moment(normalised_VD, normalised_VD, threads=threads)
+    return np.asarray((total_DD + total_DD.T) / 2)
+
+
+def cross_moment(
+    left_VD: Float32[np.ndarray, "V D"], right_VD: Float32[np.ndarray, "V D"], *, threads: int
+) -> Float64[np.ndarray, "D D"]:
+    """Mean over tokens of the products of two of their vectors, L^T R / V.
+
+    Args:
+        left_VD: float32 [V, D].
+        right_VD: float32 [V, D].
+        threads: threads to use; the result does not depend on it.
+
+    Returns:
+        float64 [D, D], a row a dimension of the left ones.
+    """
+    n_rows, d_model = left_VD.shape
 
     def partial_sum(strand: int) -> torch.Tensor:
         sum_DD = torch.zeros((d_model, d_model), dtype=torch.float64)
         for start in range(strand * _BLOCK_ROWS, n_rows, _STRANDS * _BLOCK_ROWS):
-            block_RD = _float64(normalised_VD[start : start + _BLOCK_ROWS])
-            sum_DD.addmm_(block_RD.T, block_RD)
+            block_RD = float64(left_VD[start : start + _BLOCK_ROWS])
+            other_RD = block_RD if right_VD is left_VD else float64(right_VD[start : start + _BLOCK_ROWS])
+            sum_DD.addmm_(block_RD.T, other_RD)
         return sum_DD
 
     # Torch keeps the number of its own threads per calling thread, so each pool thread sets it for itself.
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         sums = list(pool.map(partial_sum, range(_STRANDS)))
-    total_DD = np.sum([sum_DD.numpy() for sum_DD in sums], axis=0) / n_rows
-    return np.asarray((total_DD + total_DD.T) / 2)
+    return np.asarray(np.sum([sum_DD.numpy() for sum_DD in sums], axis=0) / n_rows)
 
 
 def self_energy(spectrum: Spectrum, second_moment_DD: Float64[np.ndarray, "D D"]) -> SelfEnergy:
@@ -184,8 +201,8 @@ def self_energy(spectrum: Spectrum, second_moment_DD: Float64[np.ndarray, "D D"]
         The two parts, in units of the bilinear score; their sum is the mean bilinear score of a token with itself.
     """
     with single_threaded_torch():
-        vectors_DE = _float64(spectrum.eigenvectors_D2H)
-        energy_E = (vectors_DE * (_float64(second_moment_DD) @ vectors_DE)).sum(0).numpy()
+        vectors_DE = float64(spectrum.eigenvectors_D2H)
+        energy_E = (vectors_DE * (float64(second_moment_DD) @ vectors_DE)).sum(0).numpy()
     return _parts(spectrum.eigenvalues_2H, energy_E)
 
 
@@ -228,11 +245,11 @@ def compare_with_null(
     rng = streams.NULL_HEADS.generator(seed, head.layer, head.index)
     figures = np.empty((draws, 3))
     with single_threaded_torch():
-        moment_DD = _float64(second_moment_DD)
-        strengths_H = _float64(spectrum.singular_values_H)
+        moment_DD = float64(second_moment_DD)
+        strengths_H = float64(spectrum.singular_values_H)
         for draw in range(draws):
-            basis_DF, coordinates_FE = _uniform_qr(_float64(rng.standard_normal((d_model, 2 * d_head))))
-            keys_FH, _ = _uniform_qr(coordinates_FE[:, d_head:])
+            basis_DF, coordinates_FE = uniform_qr(float64(rng.standard_normal((d_model, 2 * d_head))))
+            keys_FH, _ = uniform_qr(coordinates_FE[:, d_head:])
             core_FF = torch.zeros((len(keys_FH), len(keys_FH)), dtype=torch.float64)
             core_FF[:d_head] = strengths_H[:, None] * keys_FH.T
             eigenvalues_F, vectors_FF = torch.linalg.eigh((core_FF + core_FF.T) / 2)
@@ -243,19 +260,19 @@ def compare_with_null(
             figures[draw] = parts.positive, parts.negative, n_negative
     own = self_energy(spectrum, second_moment_DD)
     return SpectrumNull(
-        positive_self_energy=_against(own.positive, figures[:, 0]),
-        negative_self_energy=_against(own.negative, figures[:, 1]),
-        n_negative_top_H=_against(float(spectrum.n_negative_top_H), figures[:, 2]),
+        positive_self_energy=against(own.positive, figures[:, 0]),
+        negative_self_energy=against(own.negative, figures[:, 1]),
+        n_negative_top_H=against(float(spectrum.n_negative_top_H), figures[:, 2]),
         draws=draws,
     )
 
 
-def _float64(values: np.ndarray) -> torch.Tensor:
+def float64(values: np.ndarray) -> torch.Tensor:
     """Copy to torch in float64, because its memory is aligned alike for every caller, and with it the last bits."""
     return torch.tensor(values, dtype=torch.float64)
 
 
-def _filled(values: np.ndarray, width: int) -> np.ndarray:
+def filled(values: np.ndarray, width: int) -> np.ndarray:
     """Widen the last axis to `width` with zeros."""
     return np.concatenate([values, np.zeros((*values.shape[:-1], width - values.shape[-1]))], axis=-1)
 
@@ -264,7 +281,7 @@ def _norm(matrix: torch.Tensor) -> float:
     return float(np.sqrt(np.square(matrix.numpy()).sum()))
 
 
-def _uniform_qr(gauss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def uniform_qr(gauss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """QR with R's diagonal positive: of a Gaussian matrix, Q is then uniform over orthonormal frames."""
     q, r = torch.linalg.qr(gauss)
     signs = torch.where(r.diagonal() < 0, -1.0, 1.0).to(r.dtype)
@@ -283,6 +300,7 @@ def _parts(eigenvalues: np.ndarray, energy: np.ndarray) -> SelfEnergy:
     return SelfEnergy(positive=float(weighted[positive].sum()), negative=float(weighted[~positive].sum()))
 
 
-def _against(value: float, drawn: np.ndarray) -> AgainstNull:
+def against(value: float, drawn: np.ndarray) -> AgainstNull:
+    """One figure of a head beside those of random ones."""
     mean, std = float(drawn.mean()), float(drawn.std(ddof=1))
     return AgainstNull(value=value, mean=mean, std=std, z=(value - mean) / std if std > 0 else None)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from jaxtyping import Float32
 
-from qkatlas.pipeline.circuit.kinds import PREFIX, STATES
+from qkatlas.pipeline.circuit.kinds import EMBEDDING, PREFIX, STATES
 from qkatlas.pipeline.models.architecture import Architecture, Norm
 from qkatlas.pipeline.models.blocks import for_blocks
 from qkatlas.pipeline.models.families import family_of
@@ -54,6 +54,7 @@ class TokenStates:
       E = W_E + MLP_0(LN(W_E)).
     - `mean`: the same with the mean of W_pos in X_0, and in front of each MLP the mean output of the layer's attention
       over the reference prompts.
+    - `embedding`: X_0 in front of every layer, the direct path from the token.
     - `prefix`: the exact forward pass on some tokens and then the token, read at the token; `bos` is that of BOS alone.
 
     X_0 is the embedding as the model scales it; where attention and MLP read the same stream, so they do here.
@@ -64,7 +65,7 @@ class TokenStates:
 
     Args:
         weights: the model.
-        kind: one of STATES, or PREFIX.
+        kind: one of STATES, PREFIX or EMBEDDING.
         token_ids: the tokens; None = the whole vocabulary, in its order.
         attention_means_LD: for `mean`: `attention_means` of all layers that will be passed.
         prefix: for `prefix`: its tokens.
@@ -87,7 +88,7 @@ class TokenStates:
         prefix: Sequence[int] = (),
         threads: int,
     ) -> None:
-        assert kind in (*STATES, PREFIX), kind
+        assert kind in (*STATES, PREFIX, EMBEDDING), kind
         a = weights.architecture
         self.layer = 0
         self._weights = weights
@@ -108,7 +109,10 @@ class TokenStates:
     def advance_to(self, layer: int) -> Float32[np.ndarray, "V D"]:
         """Go on to a layer, this one or a later one, and return its states."""
         while self.layer < layer:
-            self._pass_layer()
+            if self._kind == EMBEDDING:
+                self.layer = layer
+            else:
+                self._pass_layer()
         return self.values_VD
 
     def _pass_layer(self) -> None:

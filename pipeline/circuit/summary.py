@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qkatlas.pipeline.circuit.spectrum import Spectrum, SpectrumNull
+from qkatlas.pipeline.circuit.spectrum import AgainstNull, Spectrum, SpectrumNull
 
 BOOTSTRAP_DRAWS = 1000
 """Resamples of the tokens behind an interval."""
@@ -105,12 +105,7 @@ def spectrum_summary(own: Spectrum, null: SpectrumNull) -> dict[str, Any]:
         ("negative_self_energy", null.negative_self_energy),
         ("n_negative_top_h", null.n_negative_top_H),
     ):
-        row |= {
-            name: figure.value,
-            f"{name}_null_mean": figure.mean,
-            f"{name}_null_std": figure.std,
-            f"{name}_null_z": figure.z,
-        }
+        row |= null_columns(name, figure)
     return {
         **row,
         "norm": own.norm,
@@ -118,6 +113,21 @@ def spectrum_summary(own: Spectrum, null: SpectrumNull) -> dict[str, Any]:
         "skew_norm": own.skew_norm,
         "max_singular_value_sym": float(own.sym_singular_values_2H[0]),
         "max_singular_value_skew": float(own.skew_singular_values_2H[0]),
+    }
+
+
+def null_columns(name: str, figure: AgainstNull) -> dict[str, float | None]:
+    """One figure of a head, and what random heads have, as columns.
+
+    Args:
+        name: of the figure's column.
+        figure: the figure.
+    """
+    return {
+        name: figure.value,
+        f"{name}_null_mean": figure.mean,
+        f"{name}_null_std": figure.std,
+        f"{name}_null_z": figure.z,
     }
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ MAX_HEAD_DIM = 16384
 @dataclass(frozen=True, kw_only=True)
 class RowScores:
     """What is kept of each query's row of scores; NumPy arrays with one row per query.
+
+    Where rows have no own key, the arrays about it and about others are fully masked.
 
     Attributes:
         key_ids_RK: int32 [R, K], ids of the best keys, best first, ties to the lower id.
@@ -65,6 +68,16 @@ class RowScores:
             best_other_id_R=other(rows, np.int32),
             best_other_score_R=other(rows, np.float32),
         )
+
+    def without_own(self) -> RowScores:
+        """The same of rows that have no own key."""
+        of_own = ("self_score_R", "self_rank_R", "best_other_id_R", "best_other_score_R")
+        return replace(self, **{name: np.ma.masked_all_like(np.ma.getdata(getattr(self, name))) for name in of_own})
+
+    def negated(self) -> RowScores:
+        """The same of the opposite queries: best keys become lowest ones, under their true scores."""
+        of_scores = ("scores_RK", "self_score_R", "row_mean_R", "best_other_score_R")
+        return replace(self, **{name: 0 - getattr(self, name) for name in of_scores})  # 0 - 0 has no sign, -0 has
 
 
 class PreparedKeys:
@@ -117,6 +130,11 @@ class PreparedKeys:
     def head_dim(self) -> int:
         """Length of a key, H."""
         return int(self.keys_VH.shape[1])
+
+    @cached_property
+    def longest(self) -> int:
+        """Id of the longest key, the lowest of equals."""
+        return int(np.einsum("vh,vh->v", self.keys_VH, self.keys_VH, dtype=np.float64, casting="safe").argmax())
 
     def decided(self, k: int) -> int:
         """How many best keys of a row must be known to keep `k`: two at least, where V allows it.

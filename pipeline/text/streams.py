@@ -72,6 +72,18 @@ PASSAGES = Stream("PASSAGES", 6)
 STATE_PAIRS = Stream("STATE_PAIRS", 7)
 """Pairs of tokens whose states are compared: size of the vocabulary."""
 
+NULL_OV_HEADS = Stream("NULL_OV_HEADS", 8)
+"""Random heads that what a head writes is compared with: seed, layer, head."""
+
+RANDOM_WORDS = Stream("RANDOM_WORDS", 9)
+"""Random words in place of asked ones: seed."""
+
+BACKGROUND_KEYS = Stream("BACKGROUND_KEYS", 10)
+"""Keys that stand for the vocabulary: seed."""
+
+COMMON_TOKENS = Stream("COMMON_TOKENS", 11)
+"""Tokens of two runs by which all their heads are compared: how many they have in common."""
+
 NULL_HEADS = Stream("NULL_HEADS")
 """Random heads that a spectrum is compared with: seed, layer, head."""
 
@@ -92,6 +104,7 @@ KEY_ORDER = Stream("KEY_ORDER")
 
 STREAMS = (
     TOKENS, CATEGORY_PROMPTS, REFERENCE_PROMPTS, BEHAVIOUR, PARTNERS, PASSAGES, STATE_PAIRS,
+    NULL_OV_HEADS, RANDOM_WORDS, BACKGROUND_KEYS, COMMON_TOKENS,
     NULL_HEADS, CONTROLS, SPEARMAN_ROWS, RESTARTS, PLANTED, KEY_ORDER,
 )  # fmt: skip
 """All of them."""

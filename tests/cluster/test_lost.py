@@ -17,7 +17,7 @@ from qkatlas.cluster.in_process import InProcessExecutor
 from qkatlas.cluster.ray_cluster import RayExecutor
 from qkatlas.jobs.full_vocab.job import FullVocabJob
 from qkatlas.jobs.full_vocab.spec import FullVocab
-from qkatlas.jobs.full_vocab.work import score_shard
+from qkatlas.jobs.full_vocab.work import Sides, score_shard
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.loop.service import submit as submit_here
 from qkatlas.jobs.loop.step import AnyStep, Produced
@@ -83,7 +83,7 @@ class OneBadShard(FullVocabJob):
         (rows,) = super().steps()
         tries = self.tries
 
-        def compute(grant: Grant, shard: Shard, shared: Rows, k: int) -> Produced:
+        def compute(grant: Grant, shard: Shard, shared: Rows[Sides], k: int) -> Produced:
             with tries.open("a") as stream:
                 stream.write(f"{shard.name}\n")
             if shard.bounds["part"] == 3:

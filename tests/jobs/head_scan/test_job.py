@@ -28,6 +28,7 @@ from qkatlas.jobs.worker.head_prompts import PromptInputs
 from qkatlas.outputs.runs import soundness
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.schemas import head_scan as schemas_heads
+from qkatlas.outputs.schemas import ov as schemas_ov
 from qkatlas.pipeline.circuit.projection import head_weights
 from qkatlas.pipeline.circuit.states import TokenStates
 from qkatlas.pipeline.models.checkpoint import Checkpoint
@@ -120,7 +121,7 @@ def test_every_column_equals_brute_force(
 
 def test_tables_follow_their_schemas_and_cover_every_head(random_scan: Run) -> None:
     heads = pq.read_table(random_scan.folder / "heads.parquet")
-    assert heads.schema.equals(schemas_heads.HEADS, check_metadata=True)
+    assert heads.schema.equals(schemas_ov.HEADS_THAT_WRITE, check_metadata=True)
     assert list(zip(heads["layer"].to_pylist(), heads["head"].to_pylist(), strict=True)) == [
         (layer, head) for layer in range(3) for head in range(8)
     ]

@@ -30,6 +30,8 @@ OPTIONS = {
     "--in-process",
     "--seed",
     "--quiet",
+    "--circuit",
+    "--unembed",
 }
 
 

@@ -175,7 +175,7 @@ def test_the_products_of_a_head_are_two_for_each_score_and_dimension() -> None:
 def test_the_command_says_what_matters(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["plan", "head-scan", "--model", "llama-3-8b", "--gpus", "8", "--gpu", "l4"]) == 0
     printed = capsys.readouterr().out
-    for text in ("Planned only", "2057 shards, 3081 files", "8 GPUs (l4)", "not measured", "does not fit"):
+    for text in ("Planned only", "2057 shards, 6154 files", "8 GPUs (l4)", "not measured", "does not fit"):
         assert text in printed
     assert run(["plan", "full-vocab", "--json", "--gpus", "2"]) == 0
     plan = json.loads(capsys.readouterr().out)

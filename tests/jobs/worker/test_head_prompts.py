@@ -222,7 +222,10 @@ def test_bad_requests_are_told_in_one_line(
         (["--prompts", "0"], "--prompts 0 is impossible"),
         (["--length", "0"], "--length 0 is impossible"),
         (["--seed", "-1"], "--seed -1 is negative"),
-        (["--states", "none"], "--states 'none' is unknown; choose one of auto, mlp, mean, bos, prefix, context"),
+        (
+            ["--states", "none"],
+            "--states 'none' is unknown; choose one of auto, mlp, mean, bos, prefix, context, embedding",
+        ),
         (["--categories", str(tmp_path / "none.csv")], "none.csv cannot be read (No such file or directory)"),
         (["--categories", str(column)], "--categories keeps no category with two words"),
         (["--prompts", "99999999999999999999"], "choose from 1 to 100000"),

@@ -165,3 +165,10 @@ def test_unknown_scores_and_heads_outside_are_refused(random_model: Path) -> Non
         head_weights(checkpoint, Head(0, 0), scores="cosine")
     with pytest.raises(ValueError, match="L3H0 is outside"):
         head_weights(checkpoint, Head(3, 0))
+
+
+def test_the_states_embedding_are_the_same_in_front_of_every_layer(random_model: Path) -> None:
+    checkpoint = Checkpoint.open(random_model)
+    states = TokenStates(checkpoint, "embedding", threads=1)
+    np.testing.assert_array_equal(states.advance_to(2), checkpoint.tensor("wte.weight"))
+    assert states.layer == 2

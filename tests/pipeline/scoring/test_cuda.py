@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from qkatlas.pipeline.scoring import cuda
+from qkatlas.pipeline.scoring import cpu, cuda
 from qkatlas.pipeline.scoring.engine import score_rows
 from qkatlas.pipeline.scoring.preselection import Preselection
 from qkatlas.pipeline.scoring.rows import PreparedKeys, RowScores
@@ -62,6 +63,20 @@ def check(fused: bool, device: str = "cpu") -> None:
             np.testing.assert_array_equal(np.ma.getmaskarray(left), np.ma.getmaskarray(right), err_msg=field.name)
             if not np.ma.getmaskarray(left).any():
                 assert left.tobytes() == right.tobytes(), (field.name, len(keys), k)
+        check_rectangular(queries, keys, k, fused, device)
+
+
+def check_rectangular(queries: Any, keys: Any, k: int, fused: bool, device: str) -> None:
+    """Rows without own keys, and lowest scores, by the call that everyone makes."""
+    for lowest in (False, True):
+        expected = score_rows(queries, PreparedKeys(keys), k=k, scale=0.125, lowest=lowest)
+        with pytest.MonkeyPatch.context() as patch:
+            if device == "cpu":
+                patch.setattr(cpu, "score", partial(cuda.score, fused=fused))
+            result = score_rows(queries, PreparedKeys(keys, device=device), k=k, scale=0.125, lowest=lowest)
+        assert result.key_ids_RK.tobytes() == expected.key_ids_RK.tobytes(), (len(keys), k, lowest)
+        assert result.scores_RK.tobytes() == expected.scores_RK.tobytes(), (len(keys), k, lowest)
+        assert np.ma.getmaskarray(result.self_rank_R).all()
 
 
 def test_plain_torch_gives_the_same_bits_as_the_cpu_engine(monkeypatch: pytest.MonkeyPatch) -> None:

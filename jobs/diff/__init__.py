@@ -1,0 +1,1 @@
+"""`submit diff`: two finished runs, head by head."""

@@ -1,0 +1,1 @@
+"""`submit find`: the heads that attend as asked, without a scan."""

@@ -1,0 +1,1 @@
+"""`submit show`: what a finished run says of some tokens."""
