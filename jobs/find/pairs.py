@@ -32,28 +32,6 @@ class AskedPair:
     text: str
 
 
-def split_pairs(flag: str, text: str) -> tuple[tuple[str, str], ...]:
-    """Read `dog:cat,red:blue`.
-
-    Args:
-        flag: the option.
-        text: what was typed.
-
-    Raises:
-        ValueError: if it is no list of pairs.
-    """
-    pairs = []
-    for part in text.split(","):
-        words = part.split(":")
-        if len(words) != 2 or not all(word.strip() for word in words):
-            raise ValueError(
-                f"{flag} {text!r} is malformed at {part!r}; write pairs QUERY:KEY with commas between them, such as "
-                "dog:cat,red:blue, and tokens with a colon or a comma as #id"
-            )
-        pairs.append((words[0], words[1]))
-    return tuple(pairs)
-
-
 def asked_pairs(
     attends: Sequence[tuple[str, str]], avoids: Sequence[tuple[str, str]], vocabulary: Vocabulary
 ) -> list[AskedPair]:

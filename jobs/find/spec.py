@@ -4,13 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qkatlas.jobs.find.pairs import split_pairs
 from qkatlas.jobs.inputs import fields
 from qkatlas.jobs.inputs.frequencies import Frequencies
 from qkatlas.jobs.loop.option import check_options, option
 from qkatlas.pipeline.circuit.kinds import ALL_STATES
 
 Pairs = tuple[tuple[str, str], ...]
+
+
+def split_pairs(flag: str, text: str) -> Pairs:
+    """Read `dog:cat,red:blue`.
+
+    Args:
+        flag: the option.
+        text: what was typed.
+
+    Raises:
+        ValueError: if it is no list of pairs.
+    """
+    pairs = []
+    for part in text.split(","):
+        words = part.split(":")
+        if len(words) != 2 or not all(word.strip() for word in words):
+            raise ValueError(
+                f"{flag} {text!r} is malformed at {part!r}; write pairs QUERY:KEY with commas between them, such as "
+                "dog:cat,red:blue, and tokens with a colon or a comma as #id"
+            )
+        pairs.append((words[0], words[1]))
+    return tuple(pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
