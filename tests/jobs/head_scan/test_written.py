@@ -137,6 +137,7 @@ def test_planted_writers_are_found_and_nothing_else(tmp_path: Path) -> None:
     assert all(abs(row["copying_score"]) < 0.6 for head, row in of.items() if head not in (COPYING, SUPPRESSING))
 
 
+@pytest.mark.slow
 def test_planted_heads_are_not_written_over() -> None:
     planted = plant(PlantedDesign(size="tiny"))
     with pytest.raises(ValueError, match="L1H5 is planted already"):
