@@ -20,14 +20,19 @@ from qkatlas.cluster.in_process import InProcessExecutor
 from qkatlas.jobs.head_scan.job import HeadScanJob
 from qkatlas.jobs.head_scan.spec import HeadScan
 from qkatlas.jobs.inputs.model import Model
-from qkatlas.jobs.inputs.resolve import write_planted
+from qkatlas.jobs.inputs.resolve import write_checkpoint, write_planted
 from qkatlas.jobs.loop.service import submit
 from qkatlas.outputs.runs.reader import read_whole
 from qkatlas.pipeline.circuit.labels import NONE, UNRELIABLE
-from qkatlas.pipeline.planted.checkpoint import PlantedDesign
+from qkatlas.pipeline.models.head import Head
+from qkatlas.pipeline.planted.checkpoint import PlantedDesign, plant
+from qkatlas.pipeline.planted.writers import with_writers
 
 WIDTHS = (64, 128)
 """Widths of the random checkpoints, which have 3 layers of 8 heads."""
+
+WRITERS = {"tiny": (Head(2, 3), Head(2, 5)), "small": (Head(2, 3), Head(2, 5)), "full": (Head(11, 3), Head(11, 5))}
+"""Where the heads that copy and suppress what they attend to stand, by the size of the planted checkpoint."""
 
 WEIGHT_SCALES = (0.02, 0.1, 0.2)
 """Standard deviation of all weights and biases of a random checkpoint; GPT-2 starts with 0.02 and no biases."""
@@ -49,7 +54,12 @@ def main(planted: int, random_: int, size: str) -> None:
         for settings in designs:
             for seed in range(planted):
                 design = PlantedDesign(size=size, seed=seed, **settings)
-                write_planted(design, folder / "planted")
+                planted_ = plant(design)
+                if settings.get("head") is None:
+                    # Two heads that write what they attend to, or its opposite, in the last layer.
+                    places = WRITERS[size]
+                    planted_ = with_writers(planted_, copying=places[0], suppressing=places[1])
+                write_checkpoint(planted_, folder / "planted")
                 truth = json.loads((folder / "planted" / "truth.json").read_text())["heads"]
                 found = labels(folder / "planted", folder / "runs")
                 wrong = {head: name for head, name in named(found).items() if name != truth.get(head)}

@@ -21,6 +21,7 @@ from qkatlas.jobs.diff.command import diff
 from qkatlas.jobs.find.command import find
 from qkatlas.jobs.loop.declaration import declarations
 from qkatlas.jobs.plan.command import plan_command
+from qkatlas.jobs.relations.command import relations
 from qkatlas.jobs.report.command import report
 from qkatlas.jobs.show.command import show
 
@@ -108,7 +109,7 @@ _DECLARED = declarations()
 
 for command in (
     *map(command_of, _DECLARED.values()),
-    *(diff, find, report, plan_command(_DECLARED), runs, show, status, verify, model),
+    *(diff, find, relations, report, plan_command(_DECLARED), runs, show, status, verify, model),
     *(list_jobs, logs, stop),
 ):
     submit.add_command(command)

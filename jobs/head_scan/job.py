@@ -136,7 +136,7 @@ class HeadScanJob(ModelJob[HeadScan]):
     def notes(self) -> Iterable[str]:
         """Words that the prompts leave out, and what the model has not."""
         yield from self._chosen.notes()
-        dropped = self.drawn.dropped()
+        dropped = self.drawn.dropped() if attends(self.spec) else None
         if dropped is not None:
             yield dropped
         if attends(self.spec) and not self._has_form:

@@ -13,7 +13,7 @@ from pathlib import Path
 from qkatlas.jobs.inputs.cache import cache_folder
 from qkatlas.outputs.places.model_directory import write_model_directory
 from qkatlas.outputs.places.open import at_home
-from qkatlas.pipeline.planted.checkpoint import PlantedDesign, plant
+from qkatlas.pipeline.planted.checkpoint import PlantedCheckpoint, PlantedDesign, plant
 
 SMOLLM2 = "smollm2"
 """Name of the learned model that a package of the Python index holds."""
@@ -101,7 +101,15 @@ def write_planted(design: PlantedDesign, folder: Path) -> None:
     Raises:
         OSError: if the directory holds files or cannot be written.
     """
-    planted = plant(design)
+    write_checkpoint(plant(design), folder)
+
+
+def write_checkpoint(planted: PlantedCheckpoint, folder: Path) -> None:
+    """Write a planted checkpoint as a Hugging Face model directory with its truth.json.
+
+    Raises:
+        OSError: if the directory holds files or cannot be written.
+    """
     texts = {**planted.tokenizer_files, "truth.json": json.dumps(planted.truth, indent=1, ensure_ascii=False) + "\n"}
     write_model_directory(folder, config=planted.config, tensors=planted.tensors, texts=texts)
 

@@ -35,7 +35,8 @@ SEMANTIC_KIN_Z = 1.0
 
 OWN_SHARE = 0.3
 """Share of tokens among the 10 that attending to them promotes, or suppresses, most, from which a head is said to copy
-or to suppress what it attends to. Chance gives 10/V."""
+or to suppress what it attends to. Chance gives 10/V; random heads of planted checkpoints were seen with 0.03 at most,
+the two known heads of SmolLM2-135M with 0.69 and 0.47 (docs/real-model.md)."""
 
 SELF_Z = 0.75
 """Mean self z below whose negative a head dislikes the token itself."""

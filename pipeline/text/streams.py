@@ -84,6 +84,9 @@ BACKGROUND_KEYS = Stream("BACKGROUND_KEYS", 10)
 COMMON_TOKENS = Stream("COMMON_TOKENS", 11)
 """Tokens of two runs by which all their heads are compared: how many they have in common."""
 
+SHUFFLES = Stream("SHUFFLES", 12)
+"""Shuffled targets of a relation: seed, number of the relation."""
+
 NULL_HEADS = Stream("NULL_HEADS")
 """Random heads that a spectrum is compared with: seed, layer, head."""
 
@@ -104,7 +107,7 @@ KEY_ORDER = Stream("KEY_ORDER")
 
 STREAMS = (
     TOKENS, CATEGORY_PROMPTS, REFERENCE_PROMPTS, BEHAVIOUR, PARTNERS, PASSAGES, STATE_PAIRS,
-    NULL_OV_HEADS, RANDOM_WORDS, BACKGROUND_KEYS, COMMON_TOKENS,
+    NULL_OV_HEADS, RANDOM_WORDS, BACKGROUND_KEYS, COMMON_TOKENS, SHUFFLES,
     NULL_HEADS, CONTROLS, SPEARMAN_ROWS, RESTARTS, PLANTED, KEY_ORDER,
 )  # fmt: skip
 """All of them."""

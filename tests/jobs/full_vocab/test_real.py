@@ -13,6 +13,12 @@ import pytest
 
 from qkatlas.jobs.inputs.resolve import resolve
 from qkatlas.jobs.main import run as submit
+from qkatlas.pipeline.circuit.ov import ov_inputs, ov_weights, unembedding_of
+from qkatlas.pipeline.circuit.states import TokenStates
+from qkatlas.pipeline.models.checkpoint import Checkpoint
+from qkatlas.pipeline.models.head import Head as PipelineHead
+from qkatlas.pipeline.scoring.engine import score_rows
+from qkatlas.pipeline.scoring.rows import PreparedKeys
 
 pytestmark = [
     pytest.mark.real,
@@ -102,3 +108,35 @@ def test_tables_of_smollm2_equal_float64(
     rank_R = 1 + (scores_RV > self_R[:, None]).sum(axis=1)
     near_R = (np.abs(scores_RV - self_R[:, None]) < 4e-6 * scale).sum(axis=1) - 1
     assert (np.abs(own["self_rank"].to_numpy() - rank_R) <= near_R).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("head", "table", "low", "high"), [(1, "top", 0.6, 0.8), (0, "bottom", 0.4, 0.6)])
+def test_the_last_layer_copies_and_suppresses(head: int, table: str, low: float, high: float) -> None:
+    """Own token in the ten highest or lowest of what L29H1 and L29H0 write, in NumPy from the file's own tensors."""
+    reader = gguf.GGUFReader(resolve("smollm2", print))
+    names = {"embd": "token_embd.weight", "last": "output_norm.weight"}
+    names |= {name: f"blk.29.attn_{name}.weight" for name in ("norm", "v", "output")}
+    found = {tensor.name: tensor for tensor in reader.tensors}
+    of = {
+        short: gguf.quants.dequantize(found[name].data, found[name].tensor_type).astype(np.float64)
+        for short, name in names.items()
+    }
+    tokens = np.sort(np.random.default_rng(0).choice(len(of["embd"]), 500, replace=False))
+    value_TH = standardised(of["embd"][tokens], of["norm"]) @ of["v"][:WIDTH].T  # both heads read key head 0
+    write_TD = value_TH @ of["output"][:, head * WIDTH : (head + 1) * WIDTH].T
+    logit_TV = (write_TD * of["last"]) @ (of["embd"] - of["embd"].mean(axis=0)).T
+    own_T1 = logit_TV[np.arange(len(tokens)), tokens][:, None]
+    past_T = (logit_TV > own_T1 if table == "top" else logit_TV < own_T1).sum(axis=1)
+    assert low < (past_T < 10).mean() < high
+
+    checkpoint = Checkpoint.open(resolve("smollm2", print))
+    unembedding = unembedding_of(checkpoint, "folded")
+    states_TD = TokenStates(checkpoint, "embedding", token_ids=tokens.tolist(), threads=2).advance_to(29)
+    inputs = ov_inputs(
+        ov_weights(checkpoint, PipelineHead(29, head), unembedding), states_TD, unembedding.rows_VD, threads=2
+    )
+    ranks_T = score_rows(
+        inputs.values_VH, PreparedKeys(inputs.outputs_VH), row_ids_R=tokens, k=10, threads=2, lowest=table == "bottom"
+    ).self_rank_R
+    assert (np.abs(ranks_T - 1 - past_T) <= 1).mean() > 0.99

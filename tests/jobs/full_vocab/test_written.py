@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
+from support.interruptions import Stopping
 
 from qkatlas.cluster.in_process import InProcessExecutor
 from qkatlas.jobs.full_vocab.job import FullVocabJob
@@ -15,6 +16,7 @@ from qkatlas.jobs.full_vocab.spec import FullVocab
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.loop.service import submit
 from qkatlas.jobs.main import run as submit_command
+from qkatlas.outputs.runs import soundness
 from qkatlas.outputs.runs.reader import list_matrix, read_whole
 from qkatlas.outputs.runs.run import Run
 
@@ -70,6 +72,22 @@ def test_both_circuits_have_the_tables_of_each(random_model: Path, tmp_path: Pat
         of[circuit] = {part.path: part.sha256 for part in manifest.parts}
     assert of["both"] == of["qk"] | of["ov"]
     assert compute(random_model, tmp_path).folder == runs["qk"].folder  # what nobody asked otherwise
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(random_model: Path, tmp_path: Path) -> None:
+    whole = compute(random_model, tmp_path / "whole", circuit="both").manifest()
+    job = FullVocabJob(
+        FullVocab(head=f"L{LAYER}H{HEAD}", top_k=6, shards=4, circuit="both"), Model.open("t", random_model)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        submit(job, out=tmp_path, executor=Stopping(2), gpus=0)
+    result = submit(job, out=tmp_path, executor=InProcessExecutor(), gpus=0)
+    assert 0 < result.computed < 4
+    resumed = result.run.manifest()
+    assert whole is not None
+    assert resumed is not None
+    assert {part.sha256 for part in resumed.parts} == {part.sha256 for part in whole.parts}
+    assert soundness.faults(result.run) == []
 
 
 @pytest.mark.slow

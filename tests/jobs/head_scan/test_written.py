@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.part_files import part_file
-from support.writers import COPYING, SUPPRESSING, plant_writers
+from support.writers import COPYING, SUPPRESSING, write_planted_writers
 
 from qkatlas.cluster.in_process import InProcessExecutor
 from qkatlas.jobs.head_scan.job import HeadScanJob
@@ -23,6 +23,10 @@ from qkatlas.outputs.runs import soundness
 from qkatlas.outputs.runs.reader import list_matrix
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.schemas import ov as schemas
+from qkatlas.pipeline.circuit.labels import NONE, UNRELIABLE
+from qkatlas.pipeline.models.head import Head
+from qkatlas.pipeline.planted.checkpoint import PlantedDesign, plant
+from qkatlas.pipeline.planted.writers import with_writers
 
 HEADS = ("L1H2", "L2H0")
 
@@ -120,18 +124,29 @@ def test_copy_suppression_needs_a_look_alike_that_suppresses_itself() -> None:
 
 
 @pytest.mark.slow
-def test_planted_writers_are_found_and_nothing_else(planted_tiny: Path, tmp_path: Path) -> None:
-    folder = plant_writers(planted_tiny, tmp_path / "model")
+def test_planted_writers_are_found_and_nothing_else(tmp_path: Path) -> None:
+    folder = write_planted_writers(tmp_path / "model")
     rows = pq.read_table(scan(folder, tmp_path, prompts=24).folder / "heads.parquet").to_pylist()
-    labels = {(row["layer"], row["head"]): row["label"] for row in rows}
-    assert {place for place, label in labels.items() if label == "copying"} == {COPYING}
-    assert {place for place, label in labels.items() if label == "suppressing"} == {SUPPRESSING}
-    truth = json.loads((planted_tiny / "truth.json").read_text())["heads"]
-    assert {f"L{layer}H{head}": label for (layer, head), label in labels.items()}.items() >= truth.items()
-    of = {(row["layer"], row["head"]): row for row in rows}
+    of = {Head(row["layer"], row["head"]): row for row in rows}
+    labels = {str(head): row["label"] for head, row in of.items() if row["label"] not in (NONE, UNRELIABLE)}
+    truth = json.loads((folder / "truth.json").read_text())["heads"]
+    assert len(truth) == 10
+    assert labels == truth
     assert of[COPYING]["copying_score"] > 0.9
     assert of[SUPPRESSING]["copying_score"] < -0.9
-    assert all(abs(row["copying_score"]) < 0.6 for place, row in of.items() if place not in (COPYING, SUPPRESSING))
+    assert all(abs(row["copying_score"]) < 0.6 for head, row in of.items() if head not in (COPYING, SUPPRESSING))
+
+
+@pytest.mark.slow
+def test_planted_heads_are_not_written_over() -> None:
+    planted = plant(PlantedDesign(size="tiny"))
+    with pytest.raises(ValueError, match="L1H5 is planted already"):
+        with_writers(planted, copying=Head(2, 3), suppressing=Head(1, 5))
+    more = with_writers(planted, copying=Head(2, 3), suppressing=Head(2, 5))
+    same = [name for name, tensor in planted.tensors.items() if np.array_equal(tensor, more.tensors[name])]
+    assert set(planted.tensors) - set(same) == {
+        f"transformer.h.2.attn.{name}" for name in ("c_attn.weight", "c_attn.bias", "c_proj.weight")
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""`submit relations`: which heads map words to related words."""
