@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qkatlas.cluster.in_process import local_cpus
+from qkatlas.cluster.cpus import local_cpus
 from qkatlas.jobs.inputs.chosen_states import ChosenStates
 from qkatlas.jobs.inputs.heads import heads_within
 from qkatlas.jobs.inputs.model import Model

@@ -43,6 +43,8 @@ class Relations:
     """Windows of text to choose from, for the states `context`; None = 512."""
     draws: int | None = fields.draws()
     """Windows that a token is read behind, for the states `context`; None = 4."""
+    text: str | None = fields.pool()
+    """The text that the windows are from, for the states `context`; None = the calibration text."""
     shuffles: int = option(
         1999, metavar="N", unit="shuffles", least=99, most=100_000, help="Shuffles of a relation's targets."
     )
@@ -64,4 +66,4 @@ class Relations:
             raise ValueError(f"--states {self.states} has no meaning with --as-published; leave one of them out")
         if not self.first_mlp and not self.as_published:
             raise ValueError("--no-first-mlp has no meaning without --as-published; add it, or leave this out")
-        fields.require_states(self.states, prefix=self.prefix, windows=self.windows, draws=self.draws)
+        fields.require_states(self.states, prefix=self.prefix, windows=self.windows, draws=self.draws, text=self.text)
