@@ -65,8 +65,6 @@ class _Worker:
             ids_2B=np.empty((2, capacity), np.int32),
             open_2U=np.empty((2, OPEN_ENTRIES), np.int32),
         )
-        sample_SH = keys.keys_VH[self._kernel_keys.ids_V[:SAMPLE_KEYS]]
-        self._sample_HS = torch.from_numpy(sample_SH).to(torch.float64).T
         self._tile = torch.empty(tiling.rows * (tiling.keys + CHUNK))
 
     def score(self, queries_RH: Float32Array, row_ids_R: Int64Array | None, rows: slice) -> None:
@@ -104,7 +102,8 @@ class _Worker:
     def _rough_moments(self, tile_RH: Float32Array) -> tuple[Float64Array, Float64Array]:
         """Return q.mean, and a standard deviation from a sample of keys: it only guides where thresholds begin."""
         tile = torch.from_numpy(tile_RH).to(torch.float64)
-        scores_RS = tile @ self._sample_HS
+        sample_SH = self._keys.keys_VH[self._kernel_keys.ids_V[:SAMPLE_KEYS]]
+        scores_RS = tile @ torch.from_numpy(sample_SH).to(torch.float64).T
         return (tile @ self._keys.mean_H).numpy(), scores_RS.std(dim=1, correction=0).numpy()
 
     def _by_integers(

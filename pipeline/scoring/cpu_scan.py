@@ -167,24 +167,29 @@ def scan_tile(  # type: ignore[no-untyped-def]
     count, columns = tile_RN.shape
     chunks = (columns + CHUNK - 1) // CHUNK
     end = columns - CHUNK
-    masks_C3 = np.empty((chunks, 3), np.uint64)
-    masks_RC3 = masks_C3.reshape(1, chunks, 3)
+    masks_RC3 = np.empty((ROWS, chunks, 3), np.uint64)
+    masks_M3 = masks_RC3.reshape(ROWS * chunks, 3)
+    low_R, high_R, threshold_R, fill_R = bounds.low_R, bounds.high_R, survivors.threshold_R, survivors.fill_R
+    scores_RB, places_RB = survivors.scores_RB, survivors.places_RB
     settled = 0
     waiting = 0
-    for r in range(count):
-        # The next row's scores and buffer have left the nearest cache since they were written.
-        following = min(r + 1, count - 1)
-        prefetch(survivors.scores_RB, following, survivors.fill_R[following])
-        prefetch(survivors.places_RB, following, survivors.fill_R[following])
-        row = tile_RN[r]
-        for chunk in range(chunks):
-            start = min(chunk * CHUNK, end)
-            for column in range(start, start + CHUNK, LINE):
-                prefetch(tile_RN, following, column)
-            compare_chunk(row, start, bounds.low_R[r], bounds.high_R[r], survivors.threshold_R[r], masks_C3, chunk)
+    for first in range(0, count, ROWS):
+        stop = min(first + ROWS, count)
+        for r in range(first, stop):
+            row = tile_RN[r]
+            prefetch(scores_RB, r, fill_R[r])
+            prefetch(places_RB, r, fill_R[r])
+            # The next row's scores have left the nearest cache since they were written.
+            following = min(r + 1, count - 1)
+            for chunk in range(chunks):
+                start = min(chunk * CHUNK, end)
+                for column in range(start, start + CHUNK, LINE):
+                    prefetch(tile_RN, following, column)
+                mask = (r - first) * chunks + chunk
+                compare_chunk(row, start, low_R[r], high_R[r], threshold_R[r], masks_M3, mask)
         waiting, flushed = _take_rows(
-            r,
-            r + 1,
+            first,
+            stop,
             0,
             tile_RN,
             masks_RC3,

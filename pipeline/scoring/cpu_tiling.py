@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -49,8 +50,12 @@ def choose_tiling(kept: int, vocabulary_size: int) -> Tiling:
     return Tiling(rows=max(1, min(ROW_TILE, rows)))
 
 
+@lru_cache(maxsize=2)
 def key_order(count: int) -> Int32Array:
-    """Return a seeded random order: every tile is a fair sample of the keys, so the first can teach thresholds."""
+    """Return a seeded random order: every tile is a fair sample of the keys, so the first can teach thresholds.
+
+    Kept, and not to be changed: every call of the engine needs it.
+    """
     return streams.KEY_ORDER.generator(0).permutation(count).astype(np.int32)
 
 
