@@ -80,10 +80,17 @@ def kin_scores(
     """
     if kin_ids_RN.shape[1] == 0:
         return np.full(len(queries_RH), np.nan)
-    queries = queries_RH.astype(np.float64)
-    # One neighbour at a time: the sum has one order, and memory for one set of keys is enough.
-    total_R = np.zeros(len(queries))
-    for ids_R in kin_ids_RN.T:
-        total_R += (queries * keys_VH[ids_R]).sum(axis=1)
+    total_R = np.zeros(len(queries_RH))
+    # Loaded where it is used, as the engine loads it: numba is slow to import.
+    from qkatlas.pipeline.circuit import kin_kernels
+
+    if queries_RH.shape[1] <= kin_kernels.WIDEST:
+        kin_ids_RN = np.ascontiguousarray(kin_ids_RN, np.int32)
+        kin_kernels.add_dots(np.ascontiguousarray(queries_RH), np.ascontiguousarray(keys_VH), kin_ids_RN, total_R)
+    else:
+        queries = queries_RH.astype(np.float64)
+        # One neighbour at a time: the sum has one order, and memory for one set of keys is enough.
+        for ids_R in kin_ids_RN.T:
+            total_R += (queries * keys_VH[ids_R]).sum(axis=1)
     mean_R: npt.NDArray[np.float64] = total_R * scale / kin_ids_RN.shape[1]
     return mean_R

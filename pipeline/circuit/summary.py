@@ -146,9 +146,10 @@ def mean_interval(values_N: Float64Array, seed: np.random.SeedSequence) -> tuple
     """
     if not len(values_N):
         return None, None
-    rng = np.random.default_rng(seed)
-    means = [values_N[rng.integers(0, len(values_N), len(values_N))].mean() for _ in range(BOOTSTRAP_DRAWS)]
-    low, high = np.percentile(means, [2.5, 97.5])
+    # Loaded where it is used, as the engine loads it: numba is slow to import.
+    from qkatlas.pipeline.circuit.resampling import resampled_means
+
+    low, high = np.percentile(resampled_means(values_N, seed, BOOTSTRAP_DRAWS), [2.5, 97.5])
     return float(low), float(high)
 
 

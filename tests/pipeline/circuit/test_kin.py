@@ -76,3 +76,20 @@ def test_kin_scores_equal_brute_force(states_VD: np.ndarray) -> None:
     expected_V = np.take_along_axis(scores_VV, ids_VN.astype(np.int64), 1).mean(1)
     np.testing.assert_allclose(kin_scores(queries_VH, keys_VH, ids_VN, 0.5), expected_V, atol=1e-12)
     assert np.isnan(kin_scores(queries_VH[:1], keys_VH[:1], np.empty((1, 0), np.int32), 1.0)).all()
+
+
+@pytest.mark.parametrize("width", [1, 2, 7, 8, 9, 16, 63, 64, 65, 100, 127, 128, 129, 192, 256])
+def test_kin_scores_have_the_bits_of_numpys_sums(width: int) -> None:
+    rng = np.random.default_rng(width)
+    spread = 10.0 ** rng.integers(-6, 7, (2, 90, width))  # so that another order of a sum would show
+    queries_RH, keys_VH = (rng.standard_normal((2, 90, width)) * spread).astype(np.float32)
+    kin_ids_RN = rng.integers(0, 90, (90, 16)).astype(np.int32)
+    total_R = np.zeros(90)
+    for ids_R in kin_ids_RN.T:
+        total_R += (queries_RH.astype(np.float64) * keys_VH[ids_R]).sum(axis=1)
+    found_R = kin_scores(queries_RH, keys_VH, kin_ids_RN, 0.125)
+    np.testing.assert_array_equal(found_R.view(np.int64), (total_R * 0.125 / 16).view(np.int64))
+    frozen = [np.asfortranarray(of) for of in (queries_RH, keys_VH, kin_ids_RN)]
+    for of in frozen:
+        of.flags.writeable = False  # as arrays come to a worker
+    np.testing.assert_array_equal(kin_scores(frozen[0], frozen[1], frozen[2], 0.125), found_R)
