@@ -111,6 +111,7 @@ def scan_head(grant: Grant, shard: Shard, layer: LayerInputs, task: HeadTask) ->
             inputs.queries_VH, keys, row_ids_R=token_ids_V, k=kept, scale=inputs.scale, threads=grant.cpus
         )
         best_id_V = scores.key_ids_RK[:, 0].copy()
+        best_keys_VK = scores.key_ids_RK[:, : task.top_k]  # hubs among them: what is summed up leaves out none
         if task.exclude_hubs is not None:
             found = Hubs.among(best_id_V, task.exclude_hubs)
             scores = without_keys(scores, found.ids_N, task.top_k)
@@ -124,7 +125,6 @@ def scan_head(grant: Grant, shard: Shard, layer: LayerInputs, task: HeadTask) ->
         of_hub = hub_summary(best_id_V)
         of_form, summary["spectrum"] = _spectrum(layer, task)
         summary["head"] = {**of_self, **of_hub, **layer.collapse, **of_form}
-        best_keys_VK = scores.key_ids_RK
     if task.ov is not None:
         assert layer.written_to is not None, "the layer is made for the same request"
         of_ov, columns, summary["ov_spectrum"] = scan_written(

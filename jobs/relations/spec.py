@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from qkatlas.jobs.inputs import fields
 from qkatlas.jobs.loop.option import check_options, option
-from qkatlas.pipeline.circuit.kinds import ALL_STATES
+from qkatlas.pipeline.circuit.kinds import ALL_STATES, AUTO
 from qkatlas.pipeline.text.relations import read_relations
 
 
@@ -62,7 +62,7 @@ class Relations:
         check_options(self)
         if self.as_json and self.as_csv:
             raise ValueError("--json and --csv exclude each other; leave one out")
-        if self.as_published and self.states != "mlp":
+        if self.as_published and self.states not in (AUTO, "mlp"):  # it has states of its own
             raise ValueError(f"--states {self.states} has no meaning with --as-published; leave one of them out")
         if not self.first_mlp and not self.as_published:
             raise ValueError("--no-first-mlp has no meaning without --as-published; add it, or leave this out")
