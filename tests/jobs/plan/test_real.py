@@ -55,5 +55,6 @@ def test_a_run_takes_what_was_planned(
     # The system counts what a process reads from the object store as its own.
     memory, shared = plan["memory"], plan["memory"]["shared"]
     worker = 2**20 * max(shard["measures"]["peak_memory_mb"] for shard in manifest["shards"])
-    assert memory["worker"] + shared == pytest.approx(worker, rel=0.1)
+    # Planned for keys in float32; where they are preselected in 16-bit integers a worker holds up to a seventh less.
+    assert memory["worker"] + shared == pytest.approx(worker, rel=0.16)
     assert memory["driver"] + shared == pytest.approx(driver, rel=0.1)
