@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from qkatlas.jobs.inputs import fields
 from qkatlas.jobs.inputs.frequencies import Frequencies
 from qkatlas.jobs.loop.option import check_options, option
+from qkatlas.jobs.loop.request import model_option
 from qkatlas.pipeline.circuit.kinds import ALL_STATES
 
 Pairs = tuple[tuple[str, str], ...]
@@ -46,11 +47,7 @@ class Find:
         None, flag="--not", metavar="PAIRS", parse=split_pairs, help="Pairs not to attend along, such as dog:dog."
     )
     """Queries and the keys that they should not attend to."""
-    model: str = option(
-        "gpt2",
-        metavar="NAME_OR_DIR",
-        help="A Hugging Face directory or hub name, a GGUF file, smollm2, planted, planted-small or planted-tiny.",
-    )
+    model: str = model_option()
     """The model."""
     states: str = fields.states(ALL_STATES)
     """How token states are taken."""

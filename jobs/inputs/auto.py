@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from qkatlas.cluster.cpus import local_cpus
-from qkatlas.jobs.inputs.cache import cache_folder
+from qkatlas.jobs.inputs.cache import kept_in
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.pipeline.circuit.context import ContextStates
 from qkatlas.pipeline.circuit.kinds import CONTEXT, DRAWS, PREFIX, WINDOWS
@@ -178,12 +178,8 @@ def _prefixes(model: Model) -> list[tuple[int, ...]]:
 
 
 def _file(model: Model) -> Path | None:
-    identity = json.dumps(model.identity, sort_keys=True)
-    try:
-        folder = cache_folder() / "auto"
-    except ValueError:  # no home: decided anew each time
-        return None
-    return folder / f"{hashlib.sha256(f'{_VERSION} {identity}'.encode()).hexdigest()[:32]}.json"
+    folder, identity = kept_in("auto"), json.dumps(model.identity, sort_keys=True)
+    return folder and folder / f"{hashlib.sha256(f'{_VERSION} {identity}'.encode()).hexdigest()[:32]}.json"
 
 
 def _read(file: Path) -> Decision | None:

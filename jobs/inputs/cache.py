@@ -20,9 +20,13 @@ def cache_folder() -> Path:
     return Path(folder) / "qkatlas"
 
 
-def kept_states() -> Path | None:
-    """Folder of the token states that are kept between runs; None where there is no cache."""
+def kept_in(name: str) -> Path | None:
+    """Folder of the cache for what is only kept to be faster; None where there is no cache.
+
+    Args:
+        name: of the folder.
+    """
     try:
-        return cache_folder() / "states"
+        return cache_folder() / name
     except ValueError:
         return None

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qkatlas.jobs.inputs.auto import Decision, decide
-from qkatlas.jobs.inputs.cache import kept_states
+from qkatlas.jobs.inputs.cache import kept_in
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.pipeline.circuit.context import ContextStates
 from qkatlas.pipeline.circuit.kept import KeptStates
@@ -153,7 +153,7 @@ class ChosenStates:
         return KeptStates(
             lambda: self._computed(model, layer, None, threads),
             {"model": model.identity, **self.within({})},
-            cache=kept_states(),
+            cache=kept_in("states"),
             every_layer=self.kind == CONTEXT,
         )
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from qkatlas.jobs.loop.option import check_options, option
+
+
+def model_option() -> Any:
+    """`--model`: what is computed about."""
+    return option(
+        "gpt2",
+        metavar="NAME_OR_DIR",
+        help="A Hugging Face directory or hub name, a GGUF file, smollm2, planted, planted-small or planted-tiny.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """The options that jobs share, as they were given; none of them changes a result but model and seed."""
 
-    model: str = option(
-        "gpt2",
-        metavar="NAME_OR_DIR",
-        help="A Hugging Face directory or hub name, a GGUF file, smollm2, planted, planted-small or planted-tiny.",
-    )
+    model: str = model_option()
     gpus: int | None = option(
         None,
         metavar="N",

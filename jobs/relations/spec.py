@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from qkatlas.jobs.inputs import fields
 from qkatlas.jobs.loop.option import check_options, option
+from qkatlas.jobs.loop.request import model_option
 from qkatlas.pipeline.circuit.kinds import ALL_STATES, AUTO
 from qkatlas.pipeline.text.relations import read_relations
 
@@ -14,11 +15,7 @@ from qkatlas.pipeline.text.relations import read_relations
 class Relations:
     """Which heads write the target of a relation where they attend to its source."""
 
-    model: str = option(
-        "gpt2",
-        metavar="NAME_OR_DIR",
-        help="A Hugging Face directory or hub name, a GGUF file, smollm2, planted, planted-small or planted-tiny.",
-    )
+    model: str = model_option()
     """The model."""
     pairs: dict[str, tuple[tuple[str, str], ...]] | None = option(
         None, metavar="CSV", read=read_relations, help="Pairs relation,source,target.", shown_default="the project's"

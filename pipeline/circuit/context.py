@@ -23,7 +23,7 @@ from qkatlas.pipeline.circuit.text_streams import TextStreams
 from qkatlas.pipeline.models.blocks import BLOCK_ROWS, for_blocks
 from qkatlas.pipeline.models.families import family_of
 from qkatlas.pipeline.models.family import UNEMBEDDING
-from qkatlas.pipeline.models.layers import Attention, mlp, norm
+from qkatlas.pipeline.models.layers import Attention, capped, mlp, norm
 from qkatlas.pipeline.models.weights import Weights
 
 IntArray = npt.NDArray[np.int64]
@@ -176,9 +176,7 @@ def _likeliest(
 
     def logits(rows_BD: np.ndarray) -> npt.NDArray[np.float64]:
         logits_BW = (torch.from_numpy(rows_BD) @ torch.from_numpy(last_WD).T).double()
-        if a.logit_cap is not None:
-            logits_BW = a.logit_cap * torch.tanh(logits_BW / a.logit_cap)
-        found: npt.NDArray[np.float64] = logits_BW.numpy()
+        found: npt.NDArray[np.float64] = capped(logits_BW, a.logit_cap).numpy()
         return found
 
     # Logits of all windows and tokens would be as large as another embedding or more: they are taken twice instead.

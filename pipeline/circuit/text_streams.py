@@ -17,7 +17,7 @@ from qkatlas.pipeline.circuit.states import embedded
 from qkatlas.pipeline.models.blocks import for_blocks
 from qkatlas.pipeline.models.families import family_of
 from qkatlas.pipeline.models.family import UNEMBEDDING
-from qkatlas.pipeline.models.layers import Attention, Context, Part, mlp, norm
+from qkatlas.pipeline.models.layers import Attention, Context, Part, capped, mlp, norm
 from qkatlas.pipeline.models.weights import Weights
 
 BLOCK_PASSAGES = 64
@@ -98,9 +98,7 @@ def text_loss(weights: Weights, tokens_BT: npt.NDArray[np.int64], *, threads: in
 
     def read(rows: slice) -> None:
         logits_RV = (final(torch.from_numpy(x_RD[rows])) @ unembedding_VD.T).double()
-        if a.logit_cap is not None:
-            logits_RV = a.logit_cap * torch.tanh(logits_RV / a.logit_cap)
-        loss_R[rows] = functional.cross_entropy(logits_RV, next_R[rows], reduction="none").numpy()
+        loss_R[rows] = functional.cross_entropy(capped(logits_RV, a.logit_cap), next_R[rows], reduction="none").numpy()
 
     for_blocks(len(x_RD), read, threads, BLOCK_PASSAGES)
     return float(loss_R.mean())

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from qkatlas.pipeline.models.architecture import Architecture
+from qkatlas.pipeline.models.layers import capped
 from qkatlas.pipeline.models.module import BlockArguments, module_of
 from qkatlas.pipeline.models.weights import ModelWeights
 
@@ -155,8 +156,7 @@ class Forward:
         """Logits [R, V] of what leaves the last layer."""
         with torch.no_grad():
             logits_RV: torch.Tensor = self.bridge.unembed(self.bridge.ln_final(stream_RD))
-        cap = self.architecture.logit_cap
-        return logits_RV if cap is None else cap * torch.tanh(logits_RV / cap)
+        return capped(logits_RV, self.architecture.logit_cap)
 
     def run(
         self,

@@ -163,14 +163,17 @@ class Attention:
         return self._rotary.turn(heads_RXH.transpose(0, 1), position_R).transpose(0, 1)
 
     def _softmax(self, dots: torch.Tensor, read: torch.Tensor | None = None) -> torch.Tensor:
-        scores = dots * self._scale
-        if self._cap is not None:
-            scores = self._cap * torch.tanh(scores / self._cap)
+        scores = capped(dots * self._scale, self._cap)
         return (scores if read is None else scores.masked_fill(~read, -torch.inf)).softmax(dim=-1)
 
     def _leave(self, mixed_RP: torch.Tensor) -> torch.Tensor:
         added_RD = self._output(mixed_RP)
         return added_RD if self._after is None else self._after(added_RD)
+
+
+def capped(values: torch.Tensor, cap: float | None) -> torch.Tensor:
+    """Scores or logits under a soft cap, cap tanh(x / cap), which keeps their order; None = as they are."""
+    return values if cap is None else cap * torch.tanh(values / cap)
 
 
 def norm(weights: NormWeights) -> Part:

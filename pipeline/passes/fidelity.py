@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from qkatlas.pipeline.circuit.projection import head_inputs, layer_weights
+from qkatlas.pipeline.models.layers import capped
 from qkatlas.pipeline.models.reach import reach
 from qkatlas.pipeline.models.rotary import Rotary
 from qkatlas.pipeline.models.weights import Weights
@@ -81,7 +82,7 @@ class LayerProjection:
             queries_PNTH = self.rotary.turn(queries_PNTH, position_T)
             keys_PNTH = self.rotary.turn(keys_PNTH, position_T)
         scores_PNTT = (queries_PNTH @ keys_PNTH.mT).double() * self.scale
-        return scores_PNTT if self.cap is None else self.cap * torch.tanh(scores_PNTT / self.cap)
+        return capped(scores_PNTT, self.cap)
 
 
 def correlation_sums(predicted_PNTT: torch.Tensor, real_PNTT: torch.Tensor, window: int | None = None) -> Float64Array:

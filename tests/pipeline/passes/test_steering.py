@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.in_model import counted
 
 from qkatlas.pipeline.circuit.point import Point
 from qkatlas.pipeline.circuit.projection import head_weights
@@ -68,17 +69,8 @@ def hugging_face(
         change(attention.weight, attention.bias)
         output = model(torch.from_numpy(prompts.tokens_PT), output_attentions=True)
     pattern_PTT = output.attentions[HEAD.layer][:, HEAD.index].double().numpy()
-    masses = np.zeros((3, *prompts.tokens_PT.shape))
-    for p, tokens in enumerate(prompts.tokens_PT):
-        for q in range(1, len(tokens)):
-            for k in range(q + 1):
-                same = prompts.categories_PT[p, q] == prompts.categories_PT[p, k]
-                masses[0, p, q] += pattern_PTT[p, q, k] * (tokens[k] == tokens[q])
-                masses[1, p, q] += pattern_PTT[p, q, k] * (k > 0 and same and tokens[k] != tokens[q])
-                masses[2, p, q] += pattern_PTT[p, q, k] * (k == 0)
     log_p = output.logits.double().log_softmax(-1).numpy()
-    loss = [-np.mean([log_p[p, q, row[q + 1]] for q in range(len(row) - 1)]) for p, row in enumerate(prompts.tokens_PT)]
-    return InModel(*(mass[:, 1:].mean(axis=1) for mass in masses), np.array(loss))
+    return counted(pattern_PTT, log_p, prompts)
 
 
 def assert_same(found: InModel, expected: InModel) -> None:

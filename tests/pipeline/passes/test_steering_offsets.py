@@ -10,6 +10,7 @@ import pytest
 import torch
 from support.checkpoints import reference
 from support.families import make, raw_scores
+from support.in_model import counted
 
 from qkatlas.pipeline.circuit.point import Point
 from qkatlas.pipeline.circuit.projection import HeadWeights, head_weights
@@ -109,16 +110,7 @@ def hugging_face(model: Any, prompts: CategoryPrompts, scores_PTT: np.ndarray | 
     finally:
         torch.nn.functional.softmax = softmax
     (pattern_PTT,) = patterns
-    masses = np.zeros((3, *prompts.tokens_PT.shape))
-    for p, tokens in enumerate(prompts.tokens_PT):
-        for q in range(1, len(tokens)):
-            for k in range(q + 1):
-                same = prompts.categories_PT[p, q] == prompts.categories_PT[p, k]
-                masses[0, p, q] += pattern_PTT[p, q, k] * (tokens[k] == tokens[q])
-                masses[1, p, q] += pattern_PTT[p, q, k] * (k > 0 and same and tokens[k] != tokens[q])
-                masses[2, p, q] += pattern_PTT[p, q, k] * (k == 0)
-    loss = [-np.mean([log_p[p, q, row[q + 1]] for q in range(len(row) - 1)]) for p, row in enumerate(prompts.tokens_PT)]
-    return InModel(*(mass[:, 1:].mean(axis=1) for mass in masses), np.array(loss))
+    return counted(pattern_PTT, log_p, prompts)
 
 
 def assert_same(found: InModel, expected: InModel) -> None:
