@@ -30,8 +30,9 @@ SMALLEST = 32 << 20
 LARGEST = 16 << 30
 """Bytes that are kept at most; what was not used for longest goes first."""
 
-_SPARE = 0.1
-"""Share of the disk that stays free."""
+SPARE_SHARE = 0.1
+SPARE_BYTES = 8 << 30
+"""Share of the disk that stays free, or bytes, whichever is less."""
 
 _OWN_CODE = ("states.py", "context.py", "text_streams.py")
 """Files beside this one that states come from; the others of the package change none."""
@@ -149,7 +150,7 @@ def _keep(folder: Path, layer: int, values_VD: np.ndarray) -> None:
 def _make_room(cache: Path, size: int) -> bool:
     """Delete what was not used for longest until states of this size may be kept; False if they may not."""
     disk = shutil.disk_usage(cache)
-    if size > LARGEST or disk.free - size < _SPARE * disk.total:
+    if size > LARGEST or disk.free - size < min(SPARE_SHARE * disk.total, SPARE_BYTES):
         return False
     for part in cache.glob("*/.*.part"):
         if time.time() - part.stat().st_mtime > _ABANDONED_SECONDS:

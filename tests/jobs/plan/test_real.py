@@ -16,10 +16,11 @@ from qkatlas.jobs.main import run
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.cluster]
 
 _RUN = """
-import json, resource, sys
+import json, sys
+from qkatlas.cluster.memory import peak_memory
 from qkatlas.jobs.main import run
 code = run(sys.argv[1:])
-print(json.dumps([code, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+print(json.dumps([code, peak_memory()]))
 """
 
 FULL_VOCAB = ("full-vocab", "--model", "smollm2")
