@@ -19,6 +19,7 @@ from qkatlas.jobs.cli.store import runs, status, verify
 from qkatlas.jobs.cli.streams import flush, tolerate_leaving_readers
 from qkatlas.jobs.loop.declaration import declarations
 from qkatlas.jobs.plan.command import plan_command
+from qkatlas.jobs.query.command import sql
 from qkatlas.jobs.report.command import report
 
 
@@ -105,7 +106,7 @@ _DECLARED = declarations()
 
 for command in (
     *map(command_of, _DECLARED.values()),
-    *(report, plan_command(_DECLARED), runs, status, verify, model),
+    *(report, plan_command(_DECLARED), runs, status, verify, sql, model),
     *(list_jobs, logs, stop),
 ):
     submit.add_command(command)
