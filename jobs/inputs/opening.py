@@ -57,6 +57,7 @@ def open_model(host: Host) -> Model:
     Raises:
         ValueError: if there is no such model, or it is not supported.
     """
+    model: Model
     if host.loaded is not None:
         model = host.loaded.open(host.say)
     else:

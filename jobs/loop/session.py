@@ -1,4 +1,4 @@
-"""One use of the command line, or of a function of the library: where runs lie, what they run on, and what is printed at the end."""
+"""One use of the command line or of the library: where runs lie, what they run on, and what is printed at the end."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class MemoryTensors:
         digest = hashlib.sha256(len(text).to_bytes(8, "little") + text)
         for name in places:
             values = self.stored[name].detach().cpu().contiguous().reshape(-1)
-            digest.update(values.view(torch.uint8).numpy())
+            digest.update(values.view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 
@@ -117,6 +117,8 @@ def loaded_checkpoint(model: Any, path: Path) -> Checkpoint:
     source = f"{type(unwrapped(model)).__name__} in memory"
     config = json.loads(unwrapped(model).config.to_json_string())
     config["architectures"] = [type(unwrapped(model)).__name__]
+    if (config.get("quantization_config") or {}).get("quant_method") == "gguf":
+        del config["quantization_config"]  # the file was; transformers has made floats of it
     return Checkpoint.of(path, architecture_of(Config(config, source)), MemoryTensors.of(model, source))
 
 
