@@ -14,6 +14,7 @@ from qkatlas.jobs.cli.command import command_of
 from qkatlas.jobs.cli.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, say
 from qkatlas.jobs.cli.planted import model
 from qkatlas.jobs.cli.remote import list_jobs, logs, stop
+from qkatlas.jobs.cli.rerun import rerun_command
 from qkatlas.jobs.cli.signals import Interrupted, answer_signals, interrupted, require_no_signal
 from qkatlas.jobs.cli.store import runs, status, verify
 from qkatlas.jobs.cli.streams import flush, tolerate_leaving_readers
@@ -103,9 +104,11 @@ def submit() -> None:
 
 
 _DECLARED = declarations()
+_JOBS = {name: command_of(declared) for name, declared in _DECLARED.items()}
 
 for command in (
-    *map(command_of, _DECLARED.values()),
+    *_JOBS.values(),
+    rerun_command(_DECLARED, _JOBS),
     *(report, plan_command(_DECLARED), runs, status, verify, sql, model),
     *(list_jobs, logs, stop),
 ):

@@ -14,12 +14,9 @@ from qkatlas.jobs.library.opened import OpenedRun
 from qkatlas.jobs.library.size import goes_on_from_small, is_small
 from qkatlas.jobs.loop.declaration import Declaration
 from qkatlas.jobs.loop.option import Option, options_of
-from qkatlas.jobs.loop.request import Request
+from qkatlas.jobs.loop.request import IN_MEMORY, Request
 from qkatlas.jobs.loop.session import Session
 from qkatlas.pipeline.models.memory import is_loaded
-
-IN_MEMORY = "<in memory>"
-"""What stands in a manifest's command for a value that no command line can name."""
 
 _SHARED = {"out": "runs", "gpus": None, "address": None, "wait": None, "in_process": None, "quiet": False}
 """Keywords that all jobs share, and their defaults; `in_process=None` goes by the size of the job."""

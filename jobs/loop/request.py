@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from qkatlas.jobs.loop.option import check_options, option
 
+IN_MEMORY = "<in memory>"
+"""What stands in a manifest's command for a value that no command line can name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:

@@ -32,6 +32,15 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def test_the_import_loads_nothing() -> None:
+    program = "import sys; before = set(sys.modules); import qkatlas; print(*(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, timeout=60,
+                          env={"PYTHONPATH": str(ROOT / "src")})  # fmt: skip
+    found = {name for name in done.stdout.split() if not name.startswith("importlib")}
+    assert found - set(sys.stdlib_module_names) == {"qkatlas"}, done.stderr
+
+
+@pytest.mark.slow
 def test_the_import_is_lazy() -> None:
     program = (
         "import sys, time; start = time.perf_counter(); import qkatlas as qk; took = time.perf_counter() - start\n"
@@ -118,6 +127,7 @@ def test_a_tokenizer_may_be_given_beside_a_model(worded_model: Path, tmp_path: P
         qk.full_vocab(model, tokenizer=object(), quiet=True)
 
 
+@pytest.mark.slow
 def test_bad_requests_are_told_in_one_line(tmp_path: Path) -> None:
     for arguments, said in (
         ({"head": "L99H0"}, "L99H0 is outside the model"),
