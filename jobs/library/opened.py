@@ -216,7 +216,7 @@ class OpenedRun:
         if (words := self._words()) is not None:
             console.print(words)
         elif "heads" in self.tables:
-            console.print(self.heads())
+            print(self.heads())  # as wide as it is, on a narrow terminal too
 
     def report(self, file: str | os.PathLike[str] = "report.html") -> Path:
         """Write the run as one HTML page that opens offline.

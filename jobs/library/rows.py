@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +14,9 @@ from rich.text import Text
 
 _SHOWN = 20
 """Rows that are shown; all of them are there."""
+
+_WIDTH = 120
+"""Characters that a line of them takes at most."""
 
 
 class Rows:
@@ -43,18 +47,25 @@ class Rows:
         return self.arrow.__arrow_c_stream__(requested_schema)
 
     def __repr__(self) -> str:
-        console = Console(width=120, highlight=False)
+        console = Console(width=_WIDTH, highlight=False)
         with console.capture() as captured:
             console.print(self.__rich__())
         return captured.get().rstrip("\n")
 
     def __rich__(self) -> Table:
-        """The first rows, for rich."""
-        drawn = Table(box=None, caption=self._more(), caption_justify="left")
-        for field in self.arrow.schema:
+        """The first rows, for rich, with as many columns as a terminal is wide."""
+        shown = [[_cell(value) for value in row.values()] for row in self.arrow.slice(0, _SHOWN).to_pylist()]
+        names = self.arrow.schema.names
+        widths = [2 + max(map(len, [name, *(row[place] for row in shown)])) for place, name in enumerate(names)]
+        fitting = max(1, sum(total <= _WIDTH for total in accumulate(widths)))
+        more = self._more()
+        if fitting < len(names):
+            more = f"{more or f'{len(self)} rows'}, {fitting} of {len(names)} columns"
+        drawn = Table(box=None, caption=more, caption_justify="left")
+        for field in list(self.arrow.schema)[:fitting]:
             drawn.add_column(Text(field.name), justify="right" if _is_number(field.type) else "left")
-        for row in self.arrow.slice(0, _SHOWN).to_pylist():
-            drawn.add_row(*(Text(_cell(value)) for value in row.values()))
+        for row in shown:
+            drawn.add_row(*map(Text, row[:fitting]))
         return drawn
 
     def _repr_html_(self) -> str:

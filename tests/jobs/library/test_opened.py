@@ -78,6 +78,16 @@ def test_rows_of_a_token(run: qk.OpenedRun) -> None:
             run.token_id(name)
 
 
+def test_wide_and_long_tables_are_cut_where_they_are_shown() -> None:
+    rows = qk.Rows(pa.table({f"a long name of column {place}": range(30) for place in range(9)}))
+    lines = repr(rows).splitlines()
+    assert max(map(len, lines)) <= 120
+    assert "column 0" in lines[0]
+    assert lines[-1].strip() == "20 of 30 rows, 4 of 9 columns"
+    assert len(rows) == len(list(rows)) == 30
+    assert rows._repr_html_().count("<th>") == 9
+
+
 def test_a_notebook_shows_tokens_as_data(run: qk.OpenedRun, capsys: pytest.CaptureFixture[str]) -> None:
     page = run.topk("·red")._repr_html_()
     assert "&lt;b&gt;" in page
