@@ -20,6 +20,7 @@ from qkatlas.jobs.cli.store import runs, status, verify
 from qkatlas.jobs.cli.streams import flush, tolerate_leaving_readers
 from qkatlas.jobs.loop.declaration import declarations
 from qkatlas.jobs.plan.command import plan_command
+from qkatlas.jobs.publish.command import publish
 from qkatlas.jobs.query.command import sql
 from qkatlas.jobs.report.command import report
 
@@ -109,7 +110,7 @@ _JOBS = {name: command_of(declared) for name, declared in _DECLARED.items()}
 for command in (
     *_JOBS.values(),
     rerun_command(_DECLARED, _JOBS),
-    *(report, plan_command(_DECLARED), runs, status, verify, sql, model),
+    *(report, plan_command(_DECLARED), runs, status, verify, sql, publish, model),
     *(list_jobs, logs, stop),
 ):
     submit.add_command(command)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -94,15 +94,57 @@ def read_whole(run: Run, table: str) -> pa.Table:
     parts = _parts_of(run, table)
     contents = side_by_side(run.folder, lambda part: _content(run, part), parts)
     tables = [_rows(run, part, content) for part, content in zip(parts, contents, strict=True)]
-    # Partition columns come from the folders below the table's own, whatever the folders above it are called.
-    keys = [dict(name.split("=", 1) for name in part.path.split("/")[1:-1] if "=" in name) for part in parts]
-    for key in keys[0]:
-        values = [values[key] for values in keys]
-        numeric = all(value.isdecimal() and int(value) <= _LARGEST for value in values)
-        for number, value in enumerate(values):
-            cell = pa.scalar(int(value), pa.int32()) if numeric else pa.scalar(value)
-            tables[number] = tables[number].append_column(key, pa.repeat(cell, len(tables[number])))
+    for number, keys in enumerate(partition_keys(parts)):
+        tables[number] = with_keys(tables[number], keys)
     return pa.concat_tables(tables)
+
+
+def read_checked(run: Run, part: Part) -> pa.Table:
+    """The rows of one part of a finished run, once its file is found to be the one that was committed.
+
+    Args:
+        run: the run.
+        part: as its manifest lists it.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    return _rows(run, part, _content(run, part))
+
+
+def partition_keys(parts: Sequence[Part]) -> list[dict[str, pa.Scalar]]:
+    """What the folders of each of a table's parts say of all its rows, such as layer and head.
+
+    Args:
+        parts: all parts of the table.
+
+    Returns:
+        For each part its keys: int32 where all values of a key are numbers, else string.
+    """
+    # They come from the folders below the table's own, whatever the folders above it are called.
+    found = [dict(name.split("=", 1) for name in part.path.split("/")[1:-1] if "=" in name) for part in parts]
+    numeric = {key: all(keys[key].isdecimal() and int(keys[key]) <= _LARGEST for keys in found) for key in found[0]}
+    return [
+        {key: pa.scalar(int(value), pa.int32()) if numeric[key] else pa.scalar(value) for key, value in keys.items()}
+        for keys in found
+    ]
+
+
+def with_keys(table: pa.Table, keys: Mapping[str, pa.Scalar]) -> pa.Table:
+    """Rows with a column for each key that holds for all of them, the last ones.
+
+    Args:
+        table: the rows.
+        keys: as `partition_keys` gives them.
+    """
+    for key, value in keys.items():
+        table = table.append_column(key, pa.repeat(value, len(table)))
+    return table
+
+
+def parts_by_table(run: Run) -> dict[str, list[Part]]:
+    """The parts of each table of a finished run, tables by name; none if it is not finished."""
+    return {name: _parts_of(run, name) for name in sorted(table_names(run))}
 
 
 def _parts_of(run: Run, table: str) -> list[Part]:
