@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from qkatlas.cluster.in_process import local_cpus
+from qkatlas.cluster.cpus import local_cpus
 from qkatlas.jobs.inputs.loaded import LoadedModel
 from qkatlas.jobs.loop.declaration import Declaration
 from qkatlas.jobs.plan.plan import Machines
