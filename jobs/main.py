@@ -12,6 +12,7 @@ from qkatlas.cluster.executor import ClusterLostError
 from qkatlas.cluster.processes import leave
 from qkatlas.jobs.cli.command import command_of
 from qkatlas.jobs.cli.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, say
+from qkatlas.jobs.cli.plan import plan_command
 from qkatlas.jobs.cli.planted import model
 from qkatlas.jobs.cli.remote import list_jobs, logs, stop
 from qkatlas.jobs.cli.rerun import rerun_command
@@ -21,7 +22,6 @@ from qkatlas.jobs.cli.streams import flush, tolerate_leaving_readers
 from qkatlas.jobs.diff.command import diff
 from qkatlas.jobs.find.command import find
 from qkatlas.jobs.loop.declaration import declarations
-from qkatlas.jobs.plan.command import plan_command
 from qkatlas.jobs.publish.command import publish
 from qkatlas.jobs.query.command import sql
 from qkatlas.jobs.relations.command import relations

@@ -28,9 +28,8 @@ def command_of(declaration: Declaration) -> click.Command:
 
     def run(**given: Any) -> int:
         context = click.get_current_context()
-        request = Request(**taken(Request, given))
-        if not declaration.uses_gpus:
-            request = _without_gpus(request, declaration.name)
+        typed = Request(**taken(Request, given))
+        request = typed if declaration.uses_gpus else _without_gpus(typed, declaration.name)
         if request.is_remote:
             return hand_over(request, context)
         common = {option.name: getattr(request, option.name) for option in declaration.options if option.common}
@@ -39,7 +38,9 @@ def command_of(declaration: Declaration) -> click.Command:
         # Loaded only now, so that a request that is refused by its words alone is refused at once.
         from qkatlas.jobs.loop.result import IncompleteError
         from qkatlas.jobs.loop.session import Session
+        from qkatlas.jobs.plan.size import runs_here
 
+        request = replace(request, in_process=runs_here(typed, declaration, spec, typed.model))
         try:
             # Of a file of options the manifest tells what it said: it may change.
             argv = ["submit", *words_of(context)] if context.default_map else None
@@ -130,9 +131,9 @@ def _argument(option: Option) -> click.Argument:
 def _option(option: Option) -> click.Option:
     said = option.help + (f"  [default: {option.shown_default}]" if option.shown_default else "")
     if option.kind is bool:
-        flags = f"{option.flag}/--no-{option.flag.removeprefix('--')}" if option.default else option.flag
+        flags = option.flag if option.default is False else f"{option.flag}/{option.says_no}"
         return click.Option([flags, option.name], is_flag=True, default=option.default, help=said,
-                            show_default=option.default)  # fmt: skip
+                            show_default=bool(option.default))  # fmt: skip
     kind: Any = option.kind
     if option.read is not None:
         kind = InputFile()

@@ -11,11 +11,11 @@ from typing import Any, Protocol, get_args, get_type_hints
 
 from qkatlas.jobs.inputs.loaded import LoadedModel
 from qkatlas.jobs.library.opened import OpenedRun
-from qkatlas.jobs.library.size import goes_on_from_small, is_small
 from qkatlas.jobs.loop.declaration import Declaration
 from qkatlas.jobs.loop.option import Option, options_of
 from qkatlas.jobs.loop.request import IN_MEMORY, Request
 from qkatlas.jobs.loop.session import Session
+from qkatlas.jobs.plan.size import runs_here
 from qkatlas.pipeline.models.memory import is_loaded
 
 _SHARED = {"out": "runs", "gpus": None, "address": None, "wait": None, "in_process": None, "quiet": False}
@@ -134,12 +134,10 @@ def _submitted(declaration: Declaration, given: Mapping[str, Any]) -> OpenedRun:
     if "seed" in values:
         shared["seed"] = values["seed"]
     request = Request(**{**shared, "model": model if isinstance(model, str) else model.name})
+    here = runs_here(request, declaration, spec, model)
     if not declaration.uses_gpus:
         request = replace(request, gpus=0)
-    if given.get("in_process") is None and not request.gpus and request.address is None:
-        opens = declaration.opens_model
-        small = is_small(declaration, spec, model) if opens else goes_on_from_small(request.out, values["run"])
-        request = replace(request, in_process=small)
+    request = replace(request, in_process=here)
     argv = command_line(declaration, given, request)
     loaded = model if isinstance(model, LoadedModel) else None
     with Session(request, loaded=loaded, argv=argv) as session:
@@ -181,7 +179,7 @@ def command_line(declaration: Declaration, given: Mapping[str, Any], request: Re
             continue
         if isinstance(value, bool):
             if value != bool(option.default):
-                words.append(option.flag if value else f"--no-{option.flag.removeprefix('--')}")
+                words.append(option.flag if value else option.says_no)
         elif option.argument:
             last.append(value.folder if isinstance(value, OpenedRun) else os.fspath(value))
         else:

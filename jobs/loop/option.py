@@ -36,6 +36,7 @@ class Option:
         common: whether all jobs share it, so that it is typed as one of theirs.
         in_plan: whether a plan depends on it.
         bare: the value of an option that is typed without one; None = it needs one.
+        opposite: what is typed for False, such as `--ray`; none where it is `--no-` and the flag.
         kind: type of the value: `bool`, `int`, `float` or `str`.
         default: of the field.
     """
@@ -57,8 +58,14 @@ class Option:
     common: bool
     in_plan: bool
     bare: Any
+    opposite: str
     kind: type
     default: Any
+
+    @property
+    def says_no(self) -> str:
+        """What is typed for False, of a flag."""
+        return self.opposite or f"--no-{self.flag.removeprefix('--')}"
 
     def check(self, value: Any) -> None:
         """Check a value against the choices and bounds.
@@ -98,6 +105,7 @@ def option(
     common: bool = False,
     in_plan: bool = False,
     bare: Any = None,
+    opposite: str = "",
 ) -> Any:
     """A field of a spec that is an option of its command; see `Option` for what each argument means.
 
@@ -119,6 +127,7 @@ def option(
         common: whether all jobs share it.
         in_plan: whether a plan depends on it.
         bare: the value where it is typed without one.
+        opposite: what is typed for False.
 
     Returns:
         A dataclass field.
@@ -127,6 +136,7 @@ def option(
         "flag": flag, "help": help, "metavar": metavar, "unit": unit, "choices": tuple(choices), "least": least,
         "most": most, "remedy": remedy, "shown_default": shown_default, "parse": parse, "read": read,
         "writes": writes, "argument": argument, "common": common, "in_plan": in_plan, "bare": bare,
+        "opposite": opposite,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata={_KEY: said})
 

@@ -53,7 +53,12 @@ class Request:
         help="How long a joined cluster may take to grow to what is asked for.",
         shown_default="not at all",
     )
-    in_process: bool = option(False, help="Run without Ray, in this process (for debugging).")
+    in_process: bool | None = option(
+        None,
+        opposite="--ray",
+        help="Run in this process, or over Ray.",
+        shown_default="in this process where work is estimated below 10 s, and neither --gpus nor --address is given",
+    )
     seed: int = option(
         0, metavar="N", least=0, help="Seed of whatever a job draws at random; full-vocab draws nothing."
     )

@@ -18,7 +18,6 @@ import torch
 
 import qkatlas as qk
 from qkatlas.jobs.library.functions import command_line, function_of, signature_of
-from qkatlas.jobs.library.size import is_small
 from qkatlas.jobs.loop.declaration import declarations
 from qkatlas.jobs.loop.request import Request
 from qkatlas.jobs.main import run as submit
@@ -148,17 +147,6 @@ def test_bad_requests_are_told_in_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_a_job_runs_in_process_where_it_is_small() -> None:
-    jobs = declarations()
-    full, ablation = jobs["full-vocab"], jobs["ablation"]
-    assert is_small(full, full.spec(), "planted-tiny")
-    assert not is_small(full, full.spec(), "gpt2-xl")
-    assert not is_small(full, full.spec(), "some/hub-name")
-    assert not is_small(jobs["head-scan"], jobs["head-scan"].spec(), "planted")
-    assert is_small(ablation, ablation.spec(), "planted-tiny")
-    assert not is_small(ablation, ablation.spec(), "planted")
-
-
 def test_texts_files_and_values_stand_for_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
 
@@ -169,7 +157,7 @@ def test_texts_files_and_values_stand_for_fields(tmp_path: Path, monkeypatch: py
         made.append(spec)
         raise StopError
 
-    monkeypatch.setattr("qkatlas.jobs.library.functions.is_small", small)
+    monkeypatch.setattr("qkatlas.jobs.plan.size.is_small", small)
     words = tmp_path / "words.csv"
     words.write_text("colours,red,blue\nanimals,cat,dog\n")
     jobs = declarations()

@@ -1,4 +1,4 @@
-"""Which jobs are small enough to run in the calling process: starting Ray would take longer than they do."""
+"""Where a job runs: in the calling process if it is small, for starting Ray would take longer than it does."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from qkatlas.cluster.cpus import local_cpus
 from qkatlas.jobs.inputs.loaded import LoadedModel
 from qkatlas.jobs.loop.declaration import Declaration
+from qkatlas.jobs.loop.request import Request
 from qkatlas.jobs.plan.plan import Machines
 from qkatlas.jobs.plan.shape import Shape, find_shape
 from qkatlas.outputs.places.open import open_folder
@@ -24,6 +25,27 @@ SMALL_VOCABULARY = 5_000
 
 _THREADS = 4
 """Threads that work in one process."""
+
+
+def runs_here(request: Request, declaration: Declaration, spec: Any, model: str | LoadedModel) -> bool:
+    """Whether a job runs in this process, as it is asked to, or else if it is small and nothing of a cluster is named.
+
+    Args:
+        request: as it was given.
+        declaration: of the job.
+        spec: what is asked for.
+        model: the model.
+
+    Raises:
+        ValueError: if the job goes on from a run that there is not.
+    """
+    if request.in_process is not None:
+        return request.in_process
+    if request.gpus is not None or request.address is not None:
+        return False
+    if declaration.opens_model:
+        return is_small(declaration, spec, model)
+    return goes_on_from_small(request.out, spec.run)
 
 
 def goes_on_from_small(out: str, run: str) -> bool:
