@@ -1,0 +1,76 @@
+"""What a head does by position, in a word, by stated thresholds on the columns of its row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A bound on a column.
+
+    Attributes:
+        column: of a head's row.
+        bound: the least value that holds, or the greatest.
+        at_least: which of both it is.
+    """
+
+    column: str
+    bound: float
+    at_least: bool = True
+
+    def margin(self, row: Mapping[str, Any]) -> float | None:
+        """How far a row is on the right side of the bound, as a share of the bound; None where it has no value."""
+        value: float | None = row.get(self.column)
+        if value is None:
+            return None
+        return (value - self.bound if self.at_least else self.bound - value) / self.bound
+
+
+CLASSES: Mapping[str, tuple[Condition, ...]] = {
+    "previous": (Condition("previous_share", 0.5), Condition("tv_position", 0.35, at_least=False)),
+    "detokenisation": (Condition("local_share", 0.5), Condition("translation_invariance", 0.9)),
+    "duplicate": (Condition("equal_share", 0.3),),
+    "positional": (Condition("tv_position", 0.2, at_least=False), Condition("width", 8.0)),
+    "contextual": (
+        Condition("width", 16.0),
+        Condition("denominator_cv_between", 0.25, at_least=False),
+        Condition("tv_fixed", 0.35, at_least=False),
+    ),
+    "sink": (Condition("bos_share", 0.8),),
+}
+"""Classes by name, the first that holds first. A condition on a column without a value, as translation invariance has
+none under rotary positions where it holds by construction, is passed over; one on `equal_share` is not."""
+
+
+def class_margin(name: str, row: Mapping[str, Any]) -> float | None:
+    """The least of the margins of a class's conditions; None where one that decides has no value.
+
+    Args:
+        name: of the class.
+        row: columns of `positions`.
+    """
+    margins = [condition.margin(row) for condition in CLASSES[name]]
+    known = [margin for margin in margins if margin is not None]
+    return min(known) if known else None
+
+
+def classify(row: Mapping[str, Any]) -> tuple[str, float]:
+    """Name a head by where it looks.
+
+    Args:
+        row: columns of `positions`.
+
+    Returns:
+        The first class that holds, and by how much: the least margin of its conditions, as a share of their bounds. For
+        `none` the margin is that of the class that is nearest to holding, below 0.
+    """
+    margins = {name: margin for name in CLASSES if (margin := class_margin(name, row)) is not None}
+    for name, margin in margins.items():
+        if margin >= 0:
+            return name, margin
+    return NONE, max(margins.values())
