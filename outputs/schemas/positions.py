@@ -54,7 +54,10 @@ POSITIONS = pa.schema(
             "query",
         ),
         _number("destination_dependence_p90", "its 90th percentile over tokens"),
-        field("deviant_tokens", pa.list_(pa.int32()), "the 5 tokens of the largest", unit="id", shape="[5]"),
+        field(
+            "deviant_tokens", pa.list_(pa.field("element", pa.int32())), "the 5 tokens of the largest", unit="id",
+            shape="[5]",
+        ),
         _number("content_share", "Var c / (Var c + Var kappa) within a query, over the kernel and the keys"),
         _number("content_std", "standard deviation of c over the same", unit="nats"),
         _number("denominator_mean", "mean of sum p f, from a quarter of the window on"),
@@ -77,6 +80,7 @@ POSITIONS = pa.schema(
         *_errors("denominator", "that with sum p f replaced by its mean over other windows"),
         *_errors("position", "p alone, of the query that stands for all"),
         *_errors("content", "f / sum f alone, of the destination's own query"),
+        *_errors("uniform", "all keys alike, beside which the other errors are to be read"),
         _number(
             "reliability",
             "1 - total variation between the kernels of the two halves that means are taken from; 1 where these are "

@@ -8,6 +8,9 @@ from typing import Any
 
 NONE = "none"
 
+POSITION_LEFT, FIXED_LEFT = "position_left", "fixed_left"
+"""What the kernel alone, and kernel and content of one query for all, leave of the error that uniform attention has."""
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -31,20 +34,34 @@ class Condition:
         return (value - self.bound if self.at_least else self.bound - value) / self.bound
 
 
+_NO_SINK = Condition("bos_share", 0.8, at_least=False)
+"""What is left beside BOS is too little to name a head after."""
+
 CLASSES: Mapping[str, tuple[Condition, ...]] = {
     "previous": (Condition("previous_share", 0.5), Condition("tv_position", 0.35, at_least=False)),
-    "detokenisation": (Condition("local_share", 0.5), Condition("translation_invariance", 0.9)),
+    "detokenisation": (Condition("local_share", 0.5), Condition("translation_invariance", 0.8)),
     "duplicate": (Condition("equal_share", 0.3),),
-    "positional": (Condition("tv_position", 0.2, at_least=False), Condition("width", 8.0)),
+    "positional": (
+        Condition("tv_position", 0.2, at_least=False),
+        Condition("width", 8.0),
+        Condition(POSITION_LEFT, 0.6, at_least=False),
+        Condition("translation_invariance", 0.8),
+        _NO_SINK,
+    ),
     "contextual": (
         Condition("width", 16.0),
         Condition("denominator_cv_between", 0.25, at_least=False),
         Condition("tv_fixed", 0.35, at_least=False),
+        Condition(FIXED_LEFT, 0.6, at_least=False),
+        Condition(POSITION_LEFT, 0.8, at_least=False),
+        Condition("translation_invariance", 0.8),
+        _NO_SINK,
     ),
     "sink": (Condition("bos_share", 0.8),),
 }
-"""Classes by name, the first that holds first. A condition on a column without a value, as translation invariance has
-none under rotary positions where it holds by construction, is passed over; one on `equal_share` is not."""
+"""Classes by name, the first that holds first. A condition on a column without a value is passed over, as on
+translation invariance under rotary positions, where it holds by construction; a class of no other condition does not
+hold then."""
 
 
 def class_margin(name: str, row: Mapping[str, Any]) -> float | None:
@@ -69,8 +86,16 @@ def classify(row: Mapping[str, Any]) -> tuple[str, float]:
         The first class that holds, and by how much: the least margin of its conditions, as a share of their bounds. For
         `none` the margin is that of the class that is nearest to holding, below 0.
     """
+    row = {**row, **{left: _left(row, name) for left, name in ((POSITION_LEFT, "position"), (FIXED_LEFT, "fixed"))}}
     margins = {name: margin for name in CLASSES if (margin := class_margin(name, row)) is not None}
     for name, margin in margins.items():
         if margin >= 0:
             return name, margin
     return NONE, max(margins.values())
+
+
+def _left(row: Mapping[str, Any], name: str) -> float | None:
+    error, uniform = row.get(f"tv_{name}"), row.get("tv_uniform")
+    if error is None or uniform is None:
+        return None
+    return float(error / uniform) if uniform > 0 else 1.0

@@ -27,14 +27,15 @@ IntArray = npt.NDArray[np.int64]
 DESTINATIONS = 128
 """Destinations of a window that are compared, spread evenly; all where it has no more."""
 
-PATTERNS = ("factorised", "fixed", "denominator", "position", "content")
+PATTERNS = ("factorised", "fixed", "denominator", "position", "content", "uniform")
 """What is compared with real attention:
 
 - `factorised`: p f / sum p f, position and content each of the destination's own query;
 - `fixed`: the same with the one query that stands for all;
 - `denominator`: that with sum p f at each destination replaced by its mean over the other windows;
 - `position`: p alone, of the query that stands for all;
-- `content`: f / sum f alone, of the destination's own query.
+- `content`: f / sum f alone, of the destination's own query;
+- `uniform`: all keys alike, what nothing is known gives.
 """
 
 Content = Callable[[int, torch.Tensor, torch.Tensor, IntArray, torch.Tensor], torch.Tensor]
@@ -106,6 +107,7 @@ def compare(means: HeadMeans, content: Content, text: Windows, *, threads: int) 
         some_R = equal_RT.any(dim=1).numpy()
         found["equal_share"][b][some_R] = (real_RT * equal_RT).sum(dim=1).numpy()[some_R]
 
+        logs["uniform"][b] = log_pattern(torch.zeros_like(real_RT), None)
         kappa_RT = means.kappa(query_RH, n_R)
         ln_f_RT = content(b, query_RH, log_pattern(kappa_RT).exp(), n_R, kappa_RT)
         logs["factorised"][b] = log_pattern(kappa_RT + ln_f_RT)

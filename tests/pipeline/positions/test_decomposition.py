@@ -112,7 +112,8 @@ def expected_patterns(
     """Distances, divergences and sum p f of one destination: real scores; kappa and ln f of each query."""
     p = soft(real)
     factorised, whole = soft(own[0] + own[1]), soft(fixed[0] + fixed[1])
-    guesses = {"factorised": factorised, "fixed": whole, "position": soft(fixed[0]), "content": soft(own[1])}
+    guesses = {"factorised": factorised, "fixed": whole, "position": soft(fixed[0]), "content": soft(own[1]),
+               "uniform": np.full(len(p), 1 / len(p))}  # fmt: skip
     distances = {name: 0.5 * np.abs(p - guess).sum() for name, guess in guesses.items()}
     divergences = {name: (p * np.log(p / guess)).sum() for name, guess in guesses.items()}
     return distances, divergences, float((soft(fixed[0]) * np.exp(fixed[1])).sum())
