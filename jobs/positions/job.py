@@ -116,9 +116,7 @@ class PositionsJob(ModelJob[Positions]):
             "length": self._tokens_BT.shape[1],
             "text_tokens_sha256": hashlib.sha256(np.ascontiguousarray(self._tokens_BT, "<i8").tobytes()).hexdigest(),
             "destination": self._destination,
-            "weights_sha256": None
-            if self.spec.frequencies is None
-            else hashlib.sha256(self._weight_V.data).hexdigest(),
+            "counts_sha256": hashlib.sha256(self._weight_V.data).hexdigest() if self.spec.frequencies else None,
         }
 
     def notes(self) -> Iterable[str]:
