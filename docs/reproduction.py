@@ -23,7 +23,9 @@ id. *Published* means as the authors' text or code has it, where that differs:
   (u, t) have one cosine and lie in one bin, so that over all ordered pairs both self scores have the same sum;
 - clusters: rows of scores are taken for keys;
 - singular values: W_Q and W_K centred over the residual stream, as the authors' library does on loading. That changes
-  no score, for states are centred too.
+  no score, for states are centred too;
+- where the first layer's heads look: the query that stands for all is that of " the", one stopword, not the mean query
+  of all tokens. Means are exact in both; the source takes LayerNorm as linear, which no row here does.
 
 Other slips of the authors' code, in a normalisation and in precision at k, have no row: no published figure rests on
 them.

@@ -34,6 +34,9 @@ from qkatlas.pipeline.positions.embedded import Embedded
 from qkatlas.pipeline.positions.exact_source import exact_factors, exact_means
 from qkatlas.pipeline.positions.kinds import PREFIX
 
+BLOCK_POSITIONS = 4096
+"""Positions of the windows that pass a layer together, which their scores with each other are held for."""
+
 _OF_HEAD = "L{layer}H{head}/part-{part:05d}.parquet"
 
 POSITIONS = Table(name="positions", rows="one row a head", schema=schemas.POSITIONS)
@@ -159,7 +162,8 @@ class PositionsJob(ModelJob[Positions]):
     def _stream(self, layer: int, threads: int) -> np.ndarray:
         """What enters a layer at the windows; a copy, for the streams go on in place."""
         if self._streams is None or self._streams.layer > layer:
-            self._streams = TextStreams(self.model.checkpoint, self._tokens_BT, threads=threads)
+            block = max(1, BLOCK_POSITIONS // self._tokens_BT.shape[1])
+            self._streams = TextStreams(self.model.checkpoint, self._tokens_BT, threads=threads, block=block)
         while self._streams.layer < layer:
             self._streams.advance()
         return self._streams.stream_BTD.copy()

@@ -39,7 +39,11 @@ _NO_SINK = Condition("bos_share", 0.8, at_least=False)
 
 CLASSES: Mapping[str, tuple[Condition, ...]] = {
     "previous": (Condition("previous_share", 0.5), Condition("tv_position", 0.35, at_least=False)),
-    "detokenisation": (Condition("local_share", 0.5), Condition("translation_invariance", 0.8)),
+    "detokenisation": (
+        Condition("local_share", 0.5),
+        Condition("translation_invariance", 0.8),
+        Condition(POSITION_LEFT, 0.8, at_least=False),
+    ),
     "duplicate": (Condition("equal_share", 0.3),),
     "positional": (
         Condition("tv_position", 0.2, at_least=False),
@@ -53,7 +57,7 @@ CLASSES: Mapping[str, tuple[Condition, ...]] = {
         Condition("denominator_cv_between", 0.25, at_least=False),
         Condition("tv_fixed", 0.35, at_least=False),
         Condition(FIXED_LEFT, 0.6, at_least=False),
-        Condition(POSITION_LEFT, 0.8, at_least=False),
+        Condition(POSITION_LEFT, 0.7, at_least=False),
         Condition("translation_invariance", 0.8),
         _NO_SINK,
     ),

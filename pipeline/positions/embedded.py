@@ -96,6 +96,25 @@ class Embedded:
         found: Float64Array = (of_tokens_TD + scale_T[:, None] * position_TD).numpy()
         return found
 
+    def scales(self, *, every: int = 1) -> tuple[float, float, float]:
+        """What the norm divides by, over all tokens and some positions.
+
+        Args:
+            every: every so many positions are taken, from the first on.
+
+        Returns:
+            Its 5th percentile, mean and 95th percentile.
+        """
+        position_TD = self.positions()[::every]
+        sigma_VT = np.empty((len(self.token_VD), len(position_TD)))
+
+        def measure(rows: slice) -> None:
+            sigma_VT[rows] = self.inverse_scale(self.tokens(rows), position_TD).reciprocal()
+
+        for_blocks(len(sigma_VT), measure, 1)
+        low, high = np.quantile(sigma_VT, (0.05, 0.95))
+        return float(low), float(sigma_VT.mean()), float(high)
+
     def inputs_at(self, token_ids: slice | Sequence[int], position: int) -> torch.Tensor:
         """Layer 0's input for some tokens at one position, float64 [R, D], in front of the norm."""
         rows = token_ids if isinstance(token_ids, slice) else np.asarray(token_ids, np.int64)

@@ -82,8 +82,8 @@ def exact_factors(
     known = np.flatnonzero(weight_V > 0)
     for ln_f_V, square_V in zip(ln_f_NV, square_NV, strict=True):
         mean, std = weighted_moments(np.exp(ln_f_V), weight_V)
-        variance = float((weight_V * square_V).sum() - (weight_V * ln_f_V).sum() ** 2)
-        found.append(Factors(token_ids_X=known, ln_f_X=ln_f_V[known], mean=mean, std=std, variance=max(variance, 0.0)))
+        variance = float((weight_V * square_V).sum())  # the mean of c is 0, for it is taken from the mean key
+        found.append(Factors(token_ids_X=known, ln_f_X=ln_f_V[known], mean=mean, std=std, variance=variance))
     return found
 
 

@@ -99,8 +99,8 @@ def test_exact_scores_and_factors_equal_brute_force(brute: Brute) -> None:
     known = np.arange(1, TOKENS)
     np.testing.assert_array_equal(found.factors.token_ids_X, known)
     np.testing.assert_allclose(found.factors.ln_f_X, (c_VT @ p_T)[known], atol=1e-12)
-    mean_c = brute.weight_V @ c_VT @ p_T
-    assert found.factors.variance == pytest.approx(brute.weight_V @ c_VT**2 @ p_T - mean_c**2, rel=1e-10)
+    assert brute.weight_V @ c_VT @ p_T == pytest.approx(0, abs=1e-12)
+    assert found.factors.variance == pytest.approx(brute.weight_V @ c_VT**2 @ p_T, rel=1e-10)
     f_V = np.exp(c_VT @ p_T)
     assert found.factors.mean == pytest.approx(brute.weight_V @ f_V)
     assert found.factors.std == pytest.approx(np.sqrt(brute.weight_V @ (f_V - brute.weight_V @ f_V) ** 2))
@@ -250,6 +250,21 @@ def test_keys_that_are_the_mean_have_no_content(brute: Brute) -> None:
     assert row["tv_fixed"] == pytest.approx(row["tv_position"])
 
 
+def test_content_of_text_varies_about_the_mean_of_its_own_position() -> None:
+    rng = np.random.default_rng(8)
+    weights, text = head(rng), windows(rng, 9)
+    fitted = text[:6]
+    found = from_text(weights, architecture(), 1, fitted, text[6:], destination=None)
+    query_H, key_TH = fitted.query_BTH.mean(0)[LAST].numpy(), fitted.key_BTH.mean(0).numpy()
+    p = soft(weights.scale * key_TH[1:] @ query_H)
+    score_BT = weights.scale * fitted.key_BTH.numpy() @ query_H
+    assert found.factors.variance == pytest.approx(p @ score_BT[:, 1:].var(axis=0, ddof=1))
+    c_X = (score_BT - score_BT.mean(0))[:, 1:].ravel()
+    token_X = fitted.tokens_BT[:, 1:].ravel()
+    expected = [c_X[token_X == token].mean() for token in found.factors.token_ids_X]
+    np.testing.assert_allclose(found.factors.ln_f_X, expected, atol=1e-12)
+
+
 def test_a_chosen_destination_is_that_tokens_query(brute: Brute) -> None:
     found = brute.taken_apart(destination=11)
     np.testing.assert_allclose(found.means.query_TH, brute.query_VTH[11], atol=1e-12)
@@ -276,6 +291,11 @@ def test_dependence_on_the_destination_is_counted_token_by_token(brute: Brute) -
     assert row["destination_dependence"] == pytest.approx(brute.weight_V @ distance_V)
     order = np.argsort(distance_V[1:]) + 1
     assert row["deviant_tokens"] == order[::-1][:5].tolist()
+    factors, kappa = found.factors, s * brute.kbar_TH[1:] @ brute.query_TH[LAST]
+    assert row["denominator_cv_model"] == pytest.approx(factors.std / factors.mean * np.sqrt((mean**2).sum()))
+    of_kappa = mean @ kappa**2 - (mean @ kappa) ** 2
+    assert row["content_share"] == pytest.approx(factors.variance / (factors.variance + of_kappa))
+    assert row["content_std"] == pytest.approx(np.sqrt(factors.variance))
     reached = np.cumsum(brute.weight_V[order]) >= 0.9
     assert row["destination_dependence_p90"] == pytest.approx(distance_V[order][reached][0])
     assert row["reliability"] == 1

@@ -84,7 +84,7 @@ def test_invariance_of_two_destinations_is_counted_by_hand() -> None:
 
 ROW = {"previous_share": 0.1, "tv_position": 0.5, "local_share": 0.3, "translation_invariance": 0.99, "width": 30.0,
        "equal_share": 0.1, "denominator_cv_between": 0.1, "tv_fixed": 0.2, "bos_share": 0.5,
-       "tv_uniform": 0.7}  # fmt: skip
+       "tv_uniform": 0.8}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,8 @@ ROW = {"previous_share": 0.1, "tv_position": 0.5, "local_share": 0.3, "translati
     [
         ({}, "contextual"),
         ({"previous_share": 0.6, "tv_position": 0.1}, "previous"),
-        ({"previous_share": 0.6, "tv_position": 0.6, "local_share": 0.7}, "detokenisation"),
+        ({"previous_share": 0.6, "tv_position": 0.5, "local_share": 0.7}, "detokenisation"),
+        ({"previous_share": 0.6, "tv_position": 0.7, "local_share": 0.7}, NONE),
         ({"local_share": 0.7, "translation_invariance": 0.5}, NONE),
         ({"local_share": 0.7, "translation_invariance": None}, "detokenisation"),
         ({"equal_share": 0.5}, "duplicate"),
@@ -116,8 +117,8 @@ def test_a_margin_is_that_of_the_nearest_bound() -> None:
         (30 - bound["width"]) / bound["width"],
         (bound["denominator_cv_between"] - 0.1) / bound["denominator_cv_between"],
         (bound["tv_fixed"] - 0.2) / bound["tv_fixed"],
-        (bound["fixed_left"] - 0.2 / 0.7) / bound["fixed_left"],
-        (bound["position_left"] - 0.5 / 0.7) / bound["position_left"],
+        (bound["fixed_left"] - 0.2 / 0.8) / bound["fixed_left"],
+        (bound["position_left"] - 0.5 / 0.8) / bound["position_left"],
         (0.99 - bound["translation_invariance"]) / bound["translation_invariance"],
         (bound["bos_share"] - 0.5) / bound["bos_share"],
     )
