@@ -63,14 +63,24 @@ def first_layer(facts: Facts, model: Model, runs: Mapping[str, Run]) -> _Found:
                 Head(row["layer"], row["head"]): row
                 for row in read_whole(runs[_name(variant)], "positions").to_pylist()
             }
-        found |= _of_rows(facts, variant, rows)
+        found |= of_rows(facts, variant, rows)
     rows_TD = Embedded.of(model.checkpoint, model.checkpoint.architecture.n_ctx)
-    low, mean, high = rows_TD.scales(every=EVERY)
-    found[_SCALE, DEFINED] = Measured(value=mean, text=f"{mean:.4g} (90% from {low:.4g} to {high:.4g})")
-    return found
+    return found | of_scale(*rows_TD.scales(every=EVERY))
 
 
-def _of_rows(facts: Facts, variant: str, rows: Mapping[Head, Mapping[str, Any]] | None) -> _Found:
+def of_scale(low: float, mean: float, high: float) -> _Found:
+    """What the first LayerNorm divides by: 5th percentile, mean and 95th percentile."""
+    return {(_SCALE, DEFINED): Measured(value=mean, text=f"{mean:.4g} (90% from {low:.4g} to {high:.4g})")}
+
+
+def of_rows(facts: Facts, variant: str, rows: Mapping[Head, Mapping[str, Any]] | None) -> _Found:
+    """What the heads of layer 0 say in one variant.
+
+    Args:
+        facts: the published figures.
+        variant: as defined or as published.
+        rows: of `positions`, by head; None where there is no run.
+    """
     groups: Mapping[str, Mapping[str, Any]] = facts.data["first_layer"]
     wanted = [*groups, _WIDTH, *([_ERROR] if variant == DEFINED else [])]
     if rows is None:
