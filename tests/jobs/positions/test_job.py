@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.numpy import load_file
 from support.checkpoints import reference
 from support.families import make, raw_scores
 from support.interruptions import Stopping, hashes
@@ -210,14 +211,11 @@ def test_the_command_plans_and_refuses(
     assert not (tmp_path / "none").exists()
 
 
-@pytest.fixture
-def calibrated(planted_tiny: Path, tmp_path: Path) -> Path:
-    from qkatlas.jobs.inputs.resolve import write_checkpoint
-    from qkatlas.pipeline.planted.checkpoint import PlantedDesign, plant
-    from qkatlas.pipeline.planted.positions import with_positions
-
-    write_checkpoint(with_positions(plant(PlantedDesign(size="tiny"))), tmp_path / "calibrated")
-    return tmp_path / "calibrated"
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("calibrated") / "model"
+    assert command(["model", "planted", str(folder), "--size", "tiny", "--positions"]) == 0
+    return folder
 
 
 def test_planted_kernels_are_found(calibrated: Path, tmp_path: Path) -> None:
@@ -234,7 +232,26 @@ def test_planted_kernels_are_found(calibrated: Path, tmp_path: Path) -> None:
     assert rows.loc[(0, 2)]["decay_length"] == pytest.approx(25, rel=0.1)
 
 
-def test_shuffled_positions_lose_their_kernels(planted_tiny: Path, calibrated: Path, tmp_path: Path) -> None:
+def test_what_is_planted_beside_them_stays_what_it_is(planted_tiny: Path, calibrated: Path) -> None:
+    """Other heads keep their queries and keys bit for bit; tokens and positions change along one direction alone."""
+    before, after = (load_file(folder / "model.safetensors") for folder in (planted_tiny, calibrated))
+    added = {(0, 0), (0, 2), (0, 3), (2, 1), (2, 2), (2, 3)}
+    for layer in range(3):
+        name = f"transformer.h.{layer}.attn.c_attn.weight"
+        same = (before[name] == after[name]).reshape(128, 3, 8, 16)
+        for head in range(8):
+            assert same[:, :2, head].all() == ((layer, head) not in added)
+        assert same[:, 2].all()
+    climb_TD = (after["transformer.wpe.weight"] - before["transformer.wpe.weight"]).astype(float)
+    _, size, (direction_D, *_) = np.linalg.svd(climb_TD, full_matrices=False)
+    assert size[1] < 1e-5 * size[0]
+    written = after["transformer.wte.weight"] @ direction_D
+    assert np.abs(written).max() < 1e-5
+    moved_VD = (after["transformer.wte.weight"] - before["transformer.wte.weight"]).astype(float)
+    np.testing.assert_allclose(moved_VD, np.outer(moved_VD @ direction_D, direction_D), atol=1e-6)
+
+
+def test_shuffled_positions_lose_their_kernels(calibrated: Path, tmp_path: Path) -> None:
     from qkatlas.jobs.inputs.resolve import write_checkpoint
     from qkatlas.pipeline.planted.checkpoint import PlantedDesign, plant
     from qkatlas.pipeline.planted.positions import with_positions, with_shuffled_positions
