@@ -14,6 +14,7 @@ from qkatlas.jobs.plan.shape import Shape
 from qkatlas.jobs.plan.step import DRIVER, WORKERS, Load, Step
 from qkatlas.jobs.plan.table import PlannedTable
 from qkatlas.jobs.positions.corpus import length_within
+from qkatlas.jobs.positions.job import BLOCK_POSITIONS
 from qkatlas.jobs.positions.spec import Positions, windows_of
 from qkatlas.jobs.worker.tables import TOKENS
 from qkatlas.outputs.schemas import positions as schemas
@@ -57,17 +58,23 @@ def plan_positions(shape: Shape, spec: Positions) -> Plan:
         PlannedTable(name="content", files=count, rows=content, schema=schemas.CONTENT),
     ]
     tokens, layers = 3 * windows * t, len(by_layer(heads))
-    # Both passes over the vocabulary multiply it by the positions; the first takes the sums back to the model's width.
-    embeddings = Load(float64=6.0 * v * t * d, values=8.0 * v * t) if exact else Load()
+    # Both passes over the vocabulary multiply it by the positions; the first takes the sums back to the model's width,
+    # the second passes over the products for every head.
+    embeddings = Load(float64=6.0 * v * t * d, values=(8.0 + 4.0 * exact) * v * t) if exact else Load()
+    # Windows are long: scores of their tokens with each other count, and are held for a block of windows.
+    scores = float(tokens * t * shape.n_heads)
+    text = running(shape, tokens, last) + Load(float32=4.0 * scores * h * last, values=4.0 * scores * last)
+    text += Load(hashed=4.0 * tokens * d * layers)
+    held_scores = 2 * 3 * 4.0 * max(BLOCK_POSITIONS, t) * t * shape.n_heads
     projected = tokens + (v if from_prefix else 0)
-    each = Load(float64=4.0 * projected * d * h + 12.0 * rows * t * h, values=(3.0 + 4.0 * len(PATTERNS)) * rows * t)
+    each = Load(float64=4.0 * projected * d * h + 12.0 * rows * t * h, values=8.0 * (2 + len(PATTERNS)) * rows * t)
     of_vocabulary = Load(float64=2.0 * v * h * (2 * d + t), values=6.0 * v * t) * (exact + from_prefix)
     # Behind every window the scores of its tokens with each other at all positions.
     of_windows = Load(float64=2.0 * windows * t * t * d) * exact
     written = sum(table.bytes(v) for table in tables if table.files == count)
     steps = [
         Step(name="opening the model", place=DRIVER, load=Load(hashed=8.0 * shape.weights), one_thread=True),
-        Step(name="text", place=DRIVER, load=running(shape, tokens, last) + Load(hashed=4.0 * tokens * d * layers)),
+        Step(name="text", place=DRIVER, load=text),
         *([Step(name="layer 0 exactly", place=DRIVER, load=embeddings)] if exact else []),
         *(
             [Step(name="token states", place=DRIVER, load=passing_states(shape, last, PREFIX))]
@@ -91,6 +98,7 @@ def plan_positions(shape: Shape, spec: Positions) -> Plan:
         driver=held.DRIVER_LIBRARIES
         + held.tokenizer(shape, 0.0)
         + 2 * stream
+        + (held_scores if last else 0.0)
         + (2 * state if exact or from_prefix else 0.0)
         + (held.GGUF_WEIGHTS if shape.in_gguf else 0.0)
         # The sums of every block of tokens wait for those before.
