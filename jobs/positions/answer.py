@@ -13,7 +13,7 @@ from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.positions.classes import CLASSES, NONE
 
 _EACH = 3
-_COLUMNS = ("width", "previous_share", "bos_share", "tv_factorised", "tv_fixed", "tv_position", "reliability")
+_COLUMNS = ("width", "tv_position", "tv_fixed", "tv_uniform", "bos_share")
 
 
 def classes_of_heads(run: Run) -> Group:
