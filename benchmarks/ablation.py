@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from qkatlas.cluster.memory import peak_memory
 from qkatlas.jobs.inputs.resolve import resolve
 from qkatlas.pipeline.models.architecture import Architecture
 from qkatlas.pipeline.models.checkpoint import Checkpoint
@@ -156,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     result = {"model": given.model, "tokens": passages.tokens_PT.size, "loss": measurement.loss, "rows": rows}
     result |= _whole(shape, rows, loss=measurement.loss)
-    result["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    result["peak_memory_mb"] = peak_memory() >> 20
     if given.json:
         print(json.dumps(result, indent=1))
         return

@@ -42,10 +42,11 @@ FULL = (
 
 _RUN = """
 import json, resource, sys
+from qkatlas.cluster.memory import peak_memory
 from qkatlas.jobs.main import run
 code = run(sys.argv[1:])
 used = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps({"code": code, "memory": 1024 * used.ru_maxrss, "processor": used.ru_utime + used.ru_stime}))
+print(json.dumps({"code": code, "memory": peak_memory(), "processor": used.ru_utime + used.ru_stime}))
 """
 
 

@@ -10,7 +10,6 @@ and the executor's queue are the real ones.
 
 from __future__ import annotations
 
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ import pyarrow as pa
 
 from qkatlas.cluster.executor import Capacity, Grant, Node, Outcome
 from qkatlas.cluster.in_process import InProcessExecutor
+from qkatlas.cluster.memory import peak_memory
 from qkatlas.cluster.ray_cluster import RayExecutor
 from qkatlas.jobs.loop.job import Host, Job
 from qkatlas.jobs.loop.service import submit
@@ -201,7 +201,7 @@ def measure(out: Path, workers: int, shards: int, seconds: float, *, on_ray: boo
     row["resume"] = _seconds(lambda: submit(job, out=out, executor=Simulated(workers)))
     row["verify"] = _seconds(lambda: soundness.faults(run))
     assert not soundness.faults(run)
-    return {**row, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {**row, "peak_mb": peak_memory() / 2**20}
 
 
 def _seconds(act: Callable[[], object]) -> float:

@@ -14,6 +14,7 @@ from qkatlas.jobs.cli.command import command_of
 from qkatlas.jobs.cli.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, say
 from qkatlas.jobs.cli.planted import model
 from qkatlas.jobs.cli.remote import list_jobs, logs, stop
+from qkatlas.jobs.cli.rerun import rerun_command
 from qkatlas.jobs.cli.signals import Interrupted, answer_signals, interrupted, require_no_signal
 from qkatlas.jobs.cli.store import runs, status, verify
 from qkatlas.jobs.cli.streams import flush, tolerate_leaving_readers
@@ -21,6 +22,8 @@ from qkatlas.jobs.diff.command import diff
 from qkatlas.jobs.find.command import find
 from qkatlas.jobs.loop.declaration import declarations
 from qkatlas.jobs.plan.command import plan_command
+from qkatlas.jobs.publish.command import publish
+from qkatlas.jobs.query.command import sql
 from qkatlas.jobs.relations.command import relations
 from qkatlas.jobs.report.command import report
 from qkatlas.jobs.show.command import show
@@ -106,10 +109,12 @@ def submit() -> None:
 
 
 _DECLARED = declarations()
+_JOBS = {name: command_of(declared) for name, declared in _DECLARED.items()}
 
 for command in (
-    *map(command_of, _DECLARED.values()),
-    *(diff, find, relations, report, plan_command(_DECLARED), runs, show, status, verify, model),
+    *_JOBS.values(),
+    rerun_command(_DECLARED, _JOBS),
+    *(diff, find, relations, report, plan_command(_DECLARED), runs, show, status, verify, sql, publish, model),
     *(list_jobs, logs, stop),
 ):
     submit.add_command(command)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qkatlas.jobs.cli.config import config_option, words_of
 from qkatlas.jobs.cli.ending import COMPLETE, INCOMPLETE, say
 from qkatlas.jobs.cli.handover import hand_over
 from qkatlas.jobs.cli.values import Choice, InputFile, OutputFile
@@ -26,11 +27,12 @@ def command_of(declaration: Declaration) -> click.Command:
     """
 
     def run(**given: Any) -> int:
+        context = click.get_current_context()
         request = Request(**taken(Request, given))
         if not declaration.uses_gpus:
             request = _without_gpus(request, declaration.name)
         if request.is_remote:
-            return hand_over(request, click.get_current_context())
+            return hand_over(request, context)
         common = {option.name: getattr(request, option.name) for option in declaration.options if option.common}
         spec = declaration.spec(**(taken(declaration.spec, given) | common))
 
@@ -39,7 +41,9 @@ def command_of(declaration: Declaration) -> click.Command:
         from qkatlas.jobs.loop.session import Session
 
         try:
-            with Session(request) as session:
+            # Of a file of options the manifest tells what it said: it may change.
+            argv = ["submit", *words_of(context)] if context.default_map else None
+            with Session(request, argv=argv) as session:
                 job = declaration.load(declaration.job).open(spec, session)
                 result = session.submit(job)
             session.report(result, job)
@@ -47,11 +51,22 @@ def command_of(declaration: Declaration) -> click.Command:
             return say(f"error: {error}", INCOMPLETE)
         return COMPLETE
 
+    options = options_of_command(declaration)
+    params = [*parameters(options), config_option(declaration.name, options)]
+    return click.Command(declaration.name, callback=run, params=params, help=declaration.summary)
+
+
+def options_of_command(declaration: Declaration) -> list[Option]:
+    """All options of a job's command: its own, then those that jobs share.
+
+    Args:
+        declaration: of the job.
+    """
     own = [option for option in declaration.options if not option.common]
     shared = [option for option in options_of(Request) if declaration.opens_model or option.name != "model"]
     if not declaration.uses_gpus:
         shared = [_no_gpus(option) if option.name == "gpus" else option for option in shared]
-    return click.Command(declaration.name, callback=run, params=parameters([*own, *shared]), help=declaration.summary)
+    return [*own, *shared]
 
 
 def _no_gpus(option: Option) -> Option:

@@ -56,7 +56,7 @@ class Handover:
         arguments = [str(context.info_name)]
         positional: list[str] = []
         inputs: dict[str, Path] = {}
-        for parameter, value in _given(context):
+        for parameter, value in given_parameters(context):
             if isinstance(parameter, click.Argument):
                 positional.append(str(value))
             elif isinstance(value, bool):
@@ -82,7 +82,12 @@ class Handover:
         return shlex.join(["python", "-m", "qkatlas", name, "--address", "auto", *options])
 
 
-def _given(context: click.Context) -> Iterator[tuple[click.Parameter, Any]]:
+def given_parameters(context: click.Context) -> Iterator[tuple[click.Parameter, Any]]:
+    """The options and arguments of a parsed command that were given, with their values; not those of this place only.
+
+    Args:
+        context: of the command.
+    """
     for parameter in context.command.params:
         name = parameter.name
         if name is None or name in _HERE_ONLY or name not in context.params:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
 
 import click
 
@@ -10,36 +10,47 @@ from qkatlas.jobs.cli.command import out_option
 from qkatlas.jobs.cli.ending import COMPLETE, INCOMPLETE, say
 from qkatlas.jobs.loop.terminal import harmless
 
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, sizes in bytes.")
+
 
 @click.command("runs")
 @out_option
-def runs(out: str) -> None:
-    """List the runs in a folder."""
+@_as_json
+def runs(out: str, as_json: bool) -> None:
+    """List the runs in a folder: where each stands, its model, head, states, date and size."""
     from qkatlas.outputs.places.open import open_folder
     from qkatlas.outputs.runs import store
+    from qkatlas.outputs.runs.listing import Listed
 
-    found = store.all_runs(open_folder(out))
+    found = [Listed.of(run_) for run_ in store.all_runs(open_folder(out))]
+    if as_json:
+        click.echo(json.dumps([run_.as_json() for run_ in found], indent=1))
+        return
     if not found:
         _print(f"no runs in {out}")
     for run_ in found:
-        _print(_status_line(run_.folder.name, store.status(run_)))
+        _print(run_.line)
 
 
 @click.command("status")
 @click.argument("run_name", metavar="RUN")
 @out_option
-def status(run_name: str, out: str) -> None:
-    """Say where a run stands."""
+@_as_json
+def status(run_name: str, out: str, as_json: bool) -> None:
+    """Say where a run stands, and with which settings it was made."""
     from qkatlas.outputs.places.open import open_folder
     from qkatlas.outputs.runs import store
+    from qkatlas.outputs.runs.listing import Listed
 
-    run_ = store.find(open_folder(out), run_name)
-    record = run_.plan() or run_.manifest()
-    assert record is not None, "it was found"
-    _print(_status_line(run_.folder.name, store.status(run_)))
-    for name, value in record.request.spec.items():
+    run_ = Listed.of(store.find(open_folder(out), run_name))
+    if as_json:
+        click.echo(json.dumps({**run_.as_json(), "settings": dict(run_.settings)}, indent=1))
+        return
+    _print(run_.line)
+    for name, value in run_.settings.items():
         _print(f"  {name}: {value}")
-    _print(f"  weights: sha256 {record.request.weights_sha256}")
+    if run_.weights_sha256 is not None:  # unless the run's own files cannot be read
+        _print(f"  weights: sha256 {run_.weights_sha256}")
     _print(f"  folder: {run_.folder}")
 
 
@@ -60,10 +71,6 @@ def verify(run_name: str, out: str) -> int:
     state = store.status(run_)
     _print(f"{run_.folder.name}: sound, {state.rows} rows in {state.bytes / 1e6:.1f} MB")
     return COMPLETE
-
-
-def _status_line(name: str, state: Any) -> str:
-    return f"{name}: {state.state}, {state.done}/{state.shards} shards, {state.rows} rows, {state.bytes / 1e6:.1f} MB"
 
 
 def _print(line: str) -> None:

@@ -12,9 +12,7 @@ from qkatlas.jobs.inputs.hubs import left_out
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.outputs.runs.reader import read_rows, read_whole
 from qkatlas.outputs.runs.run import Run
-
-KNOWN_WORDS = ("red", "69", "Monday", "Italy", "cat", "1989", "apple", "rain")
-"""Words of the published keyword categories; those that are one token are shown."""
+from qkatlas.pipeline.text.categories import KNOWN_WORDS
 
 _ROWS, _KEYS, _ENDS = 6, 8, 4
 

@@ -204,6 +204,7 @@ def _memory(shape: Shape, layers: int, *, spec: HeadScan, kin: int, streams: flo
         shared=shared,
         driver=held.PROMPT_DRIVER_LIBRARIES
         + (held.GGUF_WEIGHTS if shape.in_gguf else 0.0)
-        + max(weights, 2 * state + state + streams + of_writing),
+        + of_writing
+        + max(weights, 2 * state + state + streams),
         gpu=max(finding_kin, scoring_heads, weights + held.CUDA_CONTEXT),
     )

@@ -50,8 +50,21 @@ class Model:
         Raises:
             ValueError: if it is not a readable, supported, finite checkpoint.
         """
-        checkpoint = Checkpoint.open(path)
-        vocabulary = Vocabulary.open(path, checkpoint.architecture.vocab_size)
+        return cls.of(name, Checkpoint.open(path), say)
+
+    @classmethod
+    def of(cls, name: str, checkpoint: Checkpoint, say: Callable[[str], None] = lambda line: None) -> Model:
+        """Identify a checkpoint that is open already, such as one in memory.
+
+        Args:
+            name: what the user called it.
+            checkpoint: the weights; its path is where the tokenizer lies.
+            say: told what takes long.
+
+        Raises:
+            ValueError: if its tokenizer does not fit it, or a weight is not finite.
+        """
+        vocabulary = Vocabulary.open(checkpoint.path, checkpoint.architecture.vocab_size)
         checkpoint.require_finite()
         return cls(
             name, checkpoint, vocabulary, {**checkpoint.identity(), "vocabulary_sha256": vocabulary.sha256()}, say

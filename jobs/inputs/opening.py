@@ -52,12 +52,16 @@ class ModelJob(Job[Spec], Generic[Spec]):
 
 
 def open_model(host: Host) -> Model:
-    """The model that `--model` names, made or downloaded first if it has to be.
+    """The model that a program handed over, or else the one that `--model` names, made or downloaded if it has to be.
 
     Raises:
         ValueError: if there is no such model, or it is not supported.
     """
-    model = Model.open(host.request.model, resolve(host.request.model, host.say), host.say)
+    model: Model
+    if host.loaded is not None:
+        model = host.loaded.open(host.say)
+    else:
+        model = Model.open(host.request.model, resolve(host.request.model, host.say), host.say)
     if model.vocabulary.doubt is not None:
         host.say(f"warning: {model.vocabulary.doubt}")
     return model

@@ -45,6 +45,11 @@ class Host(Protocol):
         """The options that jobs share."""
         ...
 
+    @property
+    def loaded(self) -> Any:
+        """A model that the caller holds in memory, a `LoadedModel`; None = the one that the request names."""
+        ...
+
     def say(self, line: str) -> None:
         """Show a line while the job runs."""
         ...

@@ -7,6 +7,9 @@ from typing import Any
 
 from qkatlas.jobs.loop.option import check_options, option
 
+IN_MEMORY = "<in memory>"
+"""What stands in a manifest's command for a value that no command line can name."""
+
 
 def model_option() -> Any:
     """`--model`: what is computed about."""

@@ -1,9 +1,10 @@
-"""One use of the command line: where runs lie, what they run on, and what is printed at the end."""
+"""One use of the command line or of the library: where runs lie, what they run on, and what is printed at the end."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -31,21 +32,25 @@ class Session:
 
     Args:
         request: the options that jobs share.
+        loaded: a model that the caller holds in memory, in place of the one that the request names.
+        argv: the command, for the manifest; None = that of this process.
 
     Attributes:
         request: the same.
+        loaded: the same.
         submit: the loop, with all that the request says of it.
 
     Raises:
         ValueError: if it names something unsupported.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, *, loaded: Any = None, argv: Sequence[str] | None = None) -> None:
         if request.address is not None and "://" in request.address:
             raise ValueError(
                 f"--address {request.address} is no cluster; give auto, host:port or the dashboard's http://host:8265"
             )
         self.request = request
+        self.loaded = loaded
         self._console = Console(highlight=False, soft_wrap=False)
         self._progress = Progress(quiet=request.quiet)
         self._executor = self._make_executor()
@@ -57,7 +62,7 @@ class Session:
             progress=self._progress,
             clock=Clock(),
             seed=request.seed,
-            argv=sys.argv,  # noqa: TID251 - recorded in the manifest, not read
+            argv=sys.argv if argv is None else argv,  # noqa: TID251 - recorded in the manifest, not read
         )
 
     def __enter__(self) -> Session:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from qkatlas.cluster.executor import Grant
+from qkatlas.cluster.memory import peak_memory
 from qkatlas.jobs.loop.step import Produced
 from qkatlas.outputs.places.folder import Folder
 from qkatlas.outputs.runs.journal import Receipt
@@ -51,7 +51,7 @@ def compute_shard(grant: Grant, shard: Shard, task: Task, shared: Any) -> Receip
     cost = {
         "seconds": round(ended - started, 4),
         "writing_seconds": round(ended - computed, 4),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_memory_mb": peak_memory() >> 20,
         "device": grant.device,
         "cpus": grant.cpus,
     }

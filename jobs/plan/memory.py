@@ -27,8 +27,8 @@ _TOKEN_OF_GGUF = 1700.0
 GGUF_WEIGHTS = 180 * MB
 """What the driver holds more when all weights come from a GGUF file: on two scans of SmolLM2 it took 164 and 270 MB
 more than its arrays explain, which was not traced to one of them."""
-ALLOCATORS = 120 * MB
-"""What allocators keep of arrays that were given back: measured on the full planted model."""
+ALLOCATORS = 40 * MB
+"""What allocators keep of arrays that were given back: measured on the full planted model and SmolLM2."""
 
 _MOMENT_ROWS = 4096
 _MOMENT_COPIES = 8

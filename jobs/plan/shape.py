@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qkatlas.pipeline.circuit.kinds import AUTO, CONTEXT
+
+if TYPE_CHECKING:
+    from qkatlas.pipeline.models.architecture import Architecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +94,21 @@ class Shape:
         Raises:
             ValueError: if there is no such configuration, or of an architecture whose shape is not known.
         """
-        from qkatlas.jobs.inputs.auto import unmeasured
         from qkatlas.pipeline.models.checkpoint import read_architecture
 
-        a = read_architecture(path)
+        return cls.of(read_architecture(path), path, name)
+
+    @classmethod
+    def of(cls, a: Architecture, path: Path, name: str | None = None) -> Shape:
+        """The shape of an architecture.
+
+        Args:
+            a: the architecture.
+            path: where its checkpoint is, or where the tokenizer is of a model in memory.
+            name: what it is called; None = by its path.
+        """
+        from qkatlas.jobs.inputs.auto import unmeasured
+
         return cls(
             name=name or str(path), n_layers=a.n_layers, n_heads=a.n_heads, d_model=a.d_model, d_head=a.d_head,
             d_mlp=a.d_mlp,

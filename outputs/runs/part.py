@@ -195,17 +195,22 @@ def write_part(folder: Folder, path: str, table: pa.Table) -> Part:
     Raises:
         OSError: if the file cannot be written; nothing is left under its name or any other.
     """
-    content = _encoded(table)
+    content = encoded(table)
     digest = hashlib.sha256(content).hexdigest()
     return _write(folder, f"{path.removesuffix('.parquet')}-{digest[:12]}.parquet", table, content)
 
 
 def write_table(folder: Folder, path: str, table: pa.Table) -> Part:
     """Write a table of the whole run under just this name, which only a driver does; see `write_part`."""
-    return _write(folder, path, table, _encoded(table))
+    return _write(folder, path, table, encoded(table))
 
 
-def _encoded(table: pa.Table) -> bytes:
+def encoded(table: pa.Table) -> bytes:
+    """A table as the bytes of a Parquet file, the same for the same table.
+
+    Args:
+        table: the rows.
+    """
     # A dictionary of scores, of which hardly two are equal, makes files a third larger and takes three times as long.
     leaves = map(_leaf, table.schema)
     repeating = [path for path, kind in leaves if not pa.types.is_floating(kind)]

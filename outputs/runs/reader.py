@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.soundness import remedy
 
 _HIVE = ds.partitioning(pa.schema([("layer", pa.int32()), ("head", pa.int32())]), flavor="hive")
+_FIRST = {"layer": 0, "head": 1}
 _LARGEST = 2**31 - 1
 
 
@@ -52,6 +53,30 @@ def table_names(run: Run) -> set[str]:
     return set() if manifest is None else {_table_of(part) for part in manifest.parts}
 
 
+def open_table(run: Run, table: str) -> ds.Dataset:
+    """A table of a finished run, of which nothing but the schema has been read: for engines that take what they need.
+
+    Args:
+        run: the run.
+        table: `topk`, `heads` or another of its tables.
+
+    Returns:
+        Its files as the manifest lists them, with partition columns such as layer and head; these two come first.
+
+    Raises:
+        ValueError: if the run is not finished or has no such table.
+    """
+    parts, place = _parts_of(run, table), run.folder.path
+    found = ds.dataset(
+        [f"{place}/{part.path}" for part in parts],
+        filesystem=run.folder.filesystem,
+        partitioning=ds.HivePartitioning.discover(),
+        partition_base_dir=f"{place}/{table}",
+    )
+    fields = sorted(found.schema, key=lambda field: _FIRST.get(field.name, len(_FIRST)))
+    return found.replace_schema(pa.schema(fields, metadata=found.schema.metadata))
+
+
 def read_whole(run: Run, table: str) -> pa.Table:
     """A whole table of a finished run, once its files are found to be those that were committed.
 
@@ -66,26 +91,73 @@ def read_whole(run: Run, table: str) -> pa.Table:
     Raises:
         ValueError: if the run is not finished, has no such table, or a file of it is damaged.
     """
+    parts = _parts_of(run, table)
+    contents = side_by_side(run.folder, lambda part: _content(run, part), parts)
+    tables = [_rows(run, part, content) for part, content in zip(parts, contents, strict=True)]
+    for number, keys in enumerate(partition_keys(parts)):
+        tables[number] = with_keys(tables[number], keys)
+    return pa.concat_tables(tables)
+
+
+def read_checked(run: Run, part: Part) -> pa.Table:
+    """The rows of one part of a finished run, once its file is found to be the one that was committed.
+
+    Args:
+        run: the run.
+        part: as its manifest lists it.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    return _rows(run, part, _content(run, part))
+
+
+def partition_keys(parts: Sequence[Part]) -> list[dict[str, pa.Scalar]]:
+    """What the folders of each of a table's parts say of all its rows, such as layer and head.
+
+    Args:
+        parts: all parts of the table.
+
+    Returns:
+        For each part its keys: int32 where all values of a key are numbers, else string.
+    """
+    # They come from the folders below the table's own, whatever the folders above it are called.
+    found = [dict(name.split("=", 1) for name in part.path.split("/")[1:-1] if "=" in name) for part in parts]
+    numeric = {key: all(keys[key].isdecimal() and int(keys[key]) <= _LARGEST for keys in found) for key in found[0]}
+    return [
+        {key: pa.scalar(int(value), pa.int32()) if numeric[key] else pa.scalar(value) for key, value in keys.items()}
+        for keys in found
+    ]
+
+
+def with_keys(table: pa.Table, keys: Mapping[str, pa.Scalar]) -> pa.Table:
+    """Rows with a column for each key that holds for all of them, the last ones.
+
+    Args:
+        table: the rows.
+        keys: as `partition_keys` gives them.
+    """
+    for key, value in keys.items():
+        table = table.append_column(key, pa.repeat(value, len(table)))
+    return table
+
+
+def parts_by_table(run: Run) -> dict[str, list[Part]]:
+    """The parts of each table of a finished run, tables by name; none if it is not finished."""
+    return {name: _parts_of(run, name) for name in sorted(table_names(run))}
+
+
+def _parts_of(run: Run, table: str) -> list[Part]:
     manifest = run.manifest()
     if manifest is None:
         raise ValueError(f"run {run.folder.name} is not finished; submit the same request again to finish it")
     parts = [part for part in manifest.parts if _table_of(part) == table]
     # A table of one file may have rows of finer grain in a folder of its name.
-    single = [part for part in parts if part.path == f"{table}.parquet"]
-    parts = single or parts
+    parts = [part for part in parts if part.path == f"{table}.parquet"] or parts
     if not parts:
-        raise ValueError(f"run {run.folder.name} has no table {table!r}")
-    contents = side_by_side(run.folder, lambda part: _content(run, part), parts)
-    tables = [_rows(run, part, content) for part, content in zip(parts, contents, strict=True)]
-    # Partition columns come from the folders below the table's own, whatever the folders above it are called.
-    keys = [dict(name.split("=", 1) for name in part.path.split("/")[1:-1] if "=" in name) for part in parts]
-    for key in keys[0]:
-        values = [values[key] for values in keys]
-        numeric = all(value.isdecimal() and int(value) <= _LARGEST for value in values)
-        for number, value in enumerate(values):
-            cell = pa.scalar(int(value), pa.int32()) if numeric else pa.scalar(value)
-            tables[number] = tables[number].append_column(key, pa.repeat(cell, len(tables[number])))
-    return pa.concat_tables(tables)
+        known = ", ".join(sorted(table_names(run)))
+        raise ValueError(f"run {run.folder.name} has no table {table!r}; it has {known}")
+    return parts
 
 
 def _content(run: Run, part: Part) -> bytes:

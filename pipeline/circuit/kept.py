@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from qkatlas.pipeline.circuit.states import States
 
@@ -30,8 +29,9 @@ SMALLEST = 32 << 20
 LARGEST = 16 << 30
 """Bytes that are kept at most; what was not used for longest goes first."""
 
-_SPARE = 0.1
-"""Share of the disk that stays free."""
+SPARE_SHARE = 0.1
+SPARE_BYTES = 8 << 30
+"""Share of the disk that stays free, or bytes, whichever is less."""
 
 _OWN_CODE = ("states.py", "context.py", "text_streams.py")
 """Files beside this one that states come from; the others of the package change none."""
@@ -78,18 +78,20 @@ class KeptStates:
             kept_VD = None if self._folder is None else _read(self._folder, layer)
             if kept_VD is not None:
                 self._computed = None  # it would hold another layer's states beside these
-            self.values_VD = self._compute(layer) if kept_VD is None else kept_VD
+                self.values_VD = kept_VD
+            else:
+                self._compute(layer)
             self.layer = layer
         return self.values_VD
 
-    def _compute(self, layer: int) -> np.ndarray:
+    def _compute(self, layer: int) -> None:
         self._computed = self._computed or self._begin()
-        values_VD = self._computed.values_VD
+        self.values_VD = self._computed.values_VD
         for step in range(self._computed.layer + 1, layer + 1):
-            values_VD = self._computed.advance_to(step)
-            if self._folder is not None and values_VD.nbytes >= SMALLEST and (self._every_layer or step == layer):
-                _keep(self._folder, step, values_VD)
-        return values_VD
+            self.values_VD = self._computed.advance_to(step)  # at once, for the one before it would stay until the end
+            size = self.values_VD.nbytes
+            if self._folder is not None and size >= SMALLEST and (self._every_layer or step == layer):
+                _keep(self._folder, step, self.values_VD)
 
 
 def _folder_of(cache: Path | None, identity: Mapping[str, Any]) -> Path | None:
@@ -139,17 +141,27 @@ def _keep(folder: Path, layer: int, values_VD: np.ndarray) -> None:
         if not _make_room(folder.parent, values_VD.nbytes):
             return
         digest = hashlib.sha256(values_VD.data).hexdigest()
-        save_file({"states": values_VD}, part, metadata={"sha256": digest})
+        _write(part, values_VD, digest)
         part.replace(file)
     except (OSError, SafetensorError):
         with suppress(OSError):
             part.unlink(missing_ok=True)
 
 
+def _write(file: Path, values_VD: np.ndarray, digest: str) -> None:
+    """Write a safetensors file as the library does, which makes a copy of the array on the way."""
+    tensor = {"dtype": "F32", "shape": values_VD.shape, "data_offsets": (0, values_VD.nbytes)}
+    header = json.dumps({"__metadata__": {"sha256": digest}, "states": tensor}).encode()
+    header += b" " * (-len(header) % 8)
+    with file.open("wb") as stream:
+        stream.write(len(header).to_bytes(8, "little") + header)
+        stream.write(values_VD.data)
+
+
 def _make_room(cache: Path, size: int) -> bool:
     """Delete what was not used for longest until states of this size may be kept; False if they may not."""
     disk = shutil.disk_usage(cache)
-    if size > LARGEST or disk.free - size < _SPARE * disk.total:
+    if size > LARGEST or disk.free - size < min(SPARE_SHARE * disk.total, SPARE_BYTES):
         return False
     for part in cache.glob("*/.*.part"):
         if time.time() - part.stat().st_mtime > _ABANDONED_SECONDS:

@@ -23,6 +23,9 @@ Word = int | tuple[int, ...]
 Spell = Callable[[Sequence[str]], list[list[int]]]
 """The tokens of each of some texts, as the model's own tokenizer gives them."""
 
+KNOWN_WORDS = ("red", "69", "Monday", "Italy", "cat", "1989", "apple", "rain")
+"""Words of the published keyword categories; those that are one token are shown."""
+
 
 def read_categories(path: Path = CATEGORIES_CSV) -> list[tuple[str, list[str]]]:
     """Read the category list that comes with the project.

@@ -68,3 +68,33 @@ def test_a_short_name_that_fits_several_runs_lists_them_and_the_newest_can_be_as
         assert capsys.readouterr().out.startswith(f"{made[1].folder.name}: complete")
         assert submit(["verify", name, "--out", str(out)]) == 0
         assert capsys.readouterr().out.startswith(f"{made[1].folder.name}: sound")
+
+
+def test_runs_are_told_apart_by_what_they_are_of(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = finish(out, origin=replace(ORIGIN, model="some/where/m"), states="bos")
+    size = sum(part.bytes for part in run.manifest().parts)
+    assert submit(["runs", "--out", str(out)]) == 0
+    line = f"{run.folder.name}: complete, 3/3 shards, 9 rows, 0.0 MB, m, L0H0, states bos, 2026-01-01T00:00:00+00:00\n"
+    assert capsys.readouterr().out == line
+    assert submit(["status", "latest", "--out", str(out)]) == 0
+    assert capsys.readouterr().out.startswith(line)
+    expected = {
+        "name": run.folder.name, "state": "complete", "job": "test", "model": "some/where/m", "head": "L0H0",
+        "states": "bos", "date": "2026-01-01T00:00:00+00:00", "done": 3, "shards": 3, "rows": 9, "bytes": size,
+        "folder": str(run.folder), "run_id": run.manifest().request.run_id, "weights_sha256": "w",
+    }  # fmt: skip
+    assert submit(["runs", "--json", "--out", str(out)]) == 0
+    assert json.loads(capsys.readouterr().out) == [expected]
+    assert submit(["status", "test", "--json", "--out", str(out)]) == 0
+    assert json.loads(capsys.readouterr().out) == {**expected, "settings": {"head": "L0H0", "states": "bos"}}
+
+
+def test_a_run_that_is_not_finished_is_dated_by_its_plan(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = finish(out)
+    (Path(run.folder) / "manifest.json").unlink()
+    assert submit(["runs", "--json", "--out", str(out)]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["state"], found["model"], found["head"]) == ("incomplete", None, "L0H0")
+    assert found["date"][:4] == f"{run.begun():%Y}"
+    assert submit(["runs", "--json", "--out", str(out / "none")]) == 0
+    assert json.loads(capsys.readouterr().out) == []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,11 @@ from qkatlas.pipeline.circuit import kept
 from qkatlas.pipeline.circuit.kept import KeptStates
 from qkatlas.pipeline.circuit.states import TokenStates
 from qkatlas.pipeline.models.checkpoint import Checkpoint
+
+
+def disk_with(monkeypatch: pytest.MonkeyPatch, *, free: int) -> None:
+    """Let the cache's disk of 1000 GiB have so many bytes free, whatever this machine's has."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=1000 << 30, free=free))
 
 
 class Counting(TokenStates):
@@ -28,6 +35,7 @@ class Counting(TokenStates):
 @pytest.fixture(autouse=True)
 def _all_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "SMALLEST", 1)
+    disk_with(monkeypatch, free=100 << 30)
     Counting.passed = 0
 
 
@@ -134,6 +142,7 @@ def test_what_was_not_used_for_longest_makes_room(
 def test_a_full_disk_is_left_alone_and_abandoned_halves_go(
     random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    size = expected(random_model, 1).nbytes
     opened(random_model, tmp_path).advance_to(1)
     (folder,) = tmp_path.iterdir()
     for name, age in ((".001-1.part", 2 * 86400), (".001-2.part", 60)):
@@ -141,6 +150,9 @@ def test_a_full_disk_is_left_alone_and_abandoned_halves_go(
         os.utime(folder / name, (time.time() - age,) * 2)
     opened(random_model, tmp_path).advance_to(2)
     assert {file.name for file in folder.glob(".*")} == {".001-2.part"}
-    monkeypatch.setattr(kept, "_SPARE", 1.0)
+    disk_with(monkeypatch, free=kept.SPARE_BYTES + size - 1)
     opened(random_model, tmp_path, number=1).advance_to(1)
     assert len(list(tmp_path.glob("*/*.safetensors"))) == 2
+    disk_with(monkeypatch, free=kept.SPARE_BYTES + size)
+    opened(random_model, tmp_path, number=1).advance_to(1)
+    assert len(list(tmp_path.glob("*/*.safetensors"))) == 3
