@@ -97,7 +97,7 @@ def test_tables_are_there_and_say_what_their_schemas_say(whole: Run) -> None:
 
 
 def test_errors_are_those_against_the_models_own_attention(worded_model: Path, whole: Run) -> None:
-    """tv_position, bos_share and equal_share from transformers' attention on the job's own held-out windows."""
+    """tv_uniform, bos_share, equal_share and real_width from transformers' attention on the job's own held-out windows."""
     job = PositionsJob(Positions(**SMALL, layers="0-1", heads="1,3"), Model.open("test", worded_model))
     tokens_BT = job._tokens_BT[6:]
     scores, _ = raw_scores(reference(worded_model), torch.from_numpy(tokens_BT))
@@ -105,7 +105,8 @@ def test_errors_are_those_against_the_models_own_attention(worded_model: Path, w
     for (layer, head), row in rows_of(whole).iterrows():
         real_BTT = scores[layer][:, head].softmax(-1).numpy()
         assert row["bos_share"] == pytest.approx(real_BTT[:, 2:, 0].mean(), abs=1e-5)
-        conditional = real_BTT[:, :, 1:] / real_BTT[:, :, 1:].sum(-1, keepdims=True)
+        conditional = real_BTT[:, :, 1:].copy()
+        conditional[:, 1:] /= conditional[:, 1:].sum(-1, keepdims=True)
         equal = [
             conditional[b, n, : n - 1][tokens_BT[b, 1:n] == tokens_BT[b, n]].sum()
             for b in range(3)
@@ -115,10 +116,10 @@ def test_errors_are_those_against_the_models_own_attention(worded_model: Path, w
         assert row["equal_share"] == pytest.approx(np.mean(equal), abs=1e-5)
         widths = 1 / (conditional[:, 2:] ** 2).sum(-1)
         assert row["real_width"] == pytest.approx(np.median(widths), rel=1e-4)
-        # The last destination's pattern is the kernel itself.
-        kernel = kernel_of(whole, layer, head)
-        at_last = 0.5 * np.abs(conditional[:, 23] - kernel["share"].to_numpy()[::-1]).sum(-1)
-        assert (at_last <= row["tv_position_p90"] + 0.3).all()
+        reached = np.tril(np.ones((23, 23)))[1:] / np.arange(2, 24)[:, None]  # all keys alike
+        distance = 0.5 * np.abs(conditional[:, 2:] - reached).sum(-1)
+        assert row["tv_uniform"] == pytest.approx(np.median(distance), abs=1e-5)
+        assert row["tv_uniform_p90"] == pytest.approx(np.quantile(distance, 0.9), abs=1e-5)
         own = denominators[(denominators.layer == layer) & (denominators["head"] == head)]
         assert row["denominator_mean"] == pytest.approx(own[own.position >= 23 // 4].denominator.mean())
 
