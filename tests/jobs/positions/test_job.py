@@ -97,7 +97,7 @@ def test_tables_are_there_and_say_what_their_schemas_say(whole: Run) -> None:
 
 
 def test_errors_are_those_against_the_models_own_attention(worded_model: Path, whole: Run) -> None:
-    """tv_uniform, bos_share, equal_share and real_width from transformers' attention on the job's own held-out windows."""
+    """What rests on real attention, from transformers' on the job's own held-out windows."""
     job = PositionsJob(Positions(**SMALL, layers="0-1", heads="1,3"), Model.open("test", worded_model))
     tokens_BT = job._tokens_BT[6:]
     scores, _ = raw_scores(reference(worded_model), torch.from_numpy(tokens_BT))
@@ -133,6 +133,15 @@ def test_a_stopped_run_ends_with_the_same_files(worded_model: Path, whole: Run, 
     assert result.computed == 4 - shards
     assert hashes(result.run) == hashes(whole)
     assert measure(worded_model, tmp_path, **asked).computed == 0
+
+
+@pytest.mark.cluster
+def test_ray_leaves_the_same_files(worded_model: Path, whole: Run, tmp_path: Path) -> None:
+    asked = ["--length", "24", "--windows", "3", "--layers", "0-1", "--heads", "1,3", "--quiet", "--out", str(tmp_path)]
+    assert command(["positions", "--model", str(worded_model), *asked]) == 0
+    (folder,) = tmp_path.iterdir()
+    assert folder.name == whole.folder.name
+    assert hashes(Run(folder)) == hashes(whole)
 
 
 def test_a_destination_changes_the_kernel_alone(worded_model: Path, whole: Run, tmp_path: Path) -> None:
