@@ -94,6 +94,9 @@ def test_tables_are_there_and_say_what_their_schemas_say(whole: Run) -> None:
     assert content.groupby(["layer", "head"]).size()[0].tolist() == [1023, 1023]
     assert 0 < content.groupby(["layer", "head"]).size()[1].max() < 1023
     assert len(denominators) == 4 * 3 * 22
+    places = denominators[["layer", "head", "window", "position"]].drop_duplicates()
+    assert len(places) == len(denominators)
+    assert set(places["window"]) == {0, 1, 2}
 
 
 def test_errors_are_those_against_the_models_own_attention(worded_model: Path, whole: Run) -> None:
@@ -133,6 +136,17 @@ def test_a_stopped_run_ends_with_the_same_files(worded_model: Path, whole: Run, 
     assert result.computed == 4 - shards
     assert hashes(result.run) == hashes(whole)
     assert measure(worded_model, tmp_path, **asked).computed == 0
+
+
+@pytest.mark.parametrize(
+    "changed", [{"destination": "#17"}, {"windows": 2}, {"length": 20}, {"heads": "1"}, {"text": "the cat sat " * 60}]
+)
+def test_what_changes_results_has_a_run_of_its_own(worded_model: Path, changed: dict[str, Any]) -> None:
+    model = Model.open("test", worded_model)
+    asked: dict[str, Any] = {**SMALL, "layers": "0", "heads": "1,3"}
+    before, after = (PositionsJob(Positions(**spec), model).settings() for spec in (asked, {**asked, **changed}))
+    assert before != after
+    assert PositionsJob(Positions(**asked), model).settings() == before
 
 
 @pytest.mark.cluster
