@@ -20,11 +20,13 @@ class Frequencies:
         file: where they were read.
         token_ids: most frequent first, equal counts by lower id.
         texts: as the file spells them.
+        counts: how often each occurs; none where they do not matter.
     """
 
     file: Path
     token_ids: tuple[int, ...]
     texts: tuple[str, ...]
+    counts: tuple[int, ...] = ()
 
     @classmethod
     def read(cls, file: Path) -> Frequencies:
@@ -54,11 +56,12 @@ class Frequencies:
         except (ValueError, csv.Error) as error:
             raise ValueError(f"--frequencies {file} is malformed ({error}); list {','.join(_COLUMNS)}") from error
         ranked = sorted(counted, key=lambda token_id: (-counted[token_id][0], token_id))
-        return cls(file, tuple(ranked), tuple(counted[token_id][1] for token_id in ranked))
+        listed = [counted[token_id] for token_id in ranked]
+        return cls(file, tuple(ranked), tuple(text for _, text in listed), tuple(count for count, _ in listed))
 
     def first(self, count: int | None) -> Frequencies:
         """The most frequent tokens: all if there are fewer, or `count` is None."""
-        return Frequencies(self.file, self.token_ids[:count], self.texts[:count])
+        return Frequencies(self.file, self.token_ids[:count], self.texts[:count], self.counts[:count])
 
     def require_inside(self, vocab_size: int) -> None:
         """Check that a vocabulary has these tokens.

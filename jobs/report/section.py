@@ -37,6 +37,13 @@ class Shown:
     neighbours: int
     source: Shown | None = None
 
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """The settings of the run."""
+        manifest = self.run.manifest()
+        assert manifest is not None, "it is finished"
+        return manifest.request.spec
+
     def table(self, name: str) -> pa.Table:
         """A whole table of the run.
 

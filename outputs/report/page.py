@@ -29,6 +29,7 @@ SCRIPTS = (
     "tokens.js",
     "spectrum.js",
     "heads.js",
+    "positions.js",
     "steering.js",
     "ablation.js",
     "similarity.js",

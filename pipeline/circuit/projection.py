@@ -225,6 +225,25 @@ def head_inputs(
     return HeadInputs(queries_VH, keys_VH, weights.scale, weights.cap)
 
 
+def unturned(weights: HeadWeights, states_RD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Queries and keys of some states before they are turned by their positions, not rounded.
+
+    Args:
+        weights: of the head.
+        states_RD: float64 [R, D], the states that enter the head's layer.
+
+    Returns:
+        float64 [R, H] each.
+    """
+    gain_D, shift_D, w_qk_D2H, b_qk_2H = (
+        torch.from_numpy(values) for values in (weights.gain_D, weights.shift_D, weights.w_qk_D2H, weights.b_qk_2H)
+    )
+    normed_RD = standardised(states_RD, weights.norm, gain_D, shift_D if weights.norm.kind == "layer" else None)
+    projected_R2H = torch.addmm(b_qk_2H, normed_RD, w_qk_D2H)
+    query_RH, key_RH = _as_heads_see(projected_R2H, replace(weights, rotary=None), None).chunk(2, dim=1)
+    return query_RH, key_RH
+
+
 def _as_heads_see(projected_R2H: torch.Tensor, weights: HeadWeights, offset: Offsets | None) -> torch.Tensor:
     """Queries and keys normalised and turned as a model does it, head by head."""
     if weights.query_gain_H is None and weights.rotary is None:

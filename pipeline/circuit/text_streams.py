@@ -35,12 +35,15 @@ class TextStreams:
         weights: the model.
         tokens_BT: int64 [B, T], the passages.
         threads: threads to use; no number depends on it.
+        block: passages in one block; a constant of the caller, smaller where passages are long.
     """
 
-    def __init__(self, weights: Weights, tokens_BT: npt.NDArray[np.int64], *, threads: int) -> None:
+    def __init__(
+        self, weights: Weights, tokens_BT: npt.NDArray[np.int64], *, threads: int, block: int = BLOCK_PASSAGES
+    ) -> None:
         a = weights.architecture
         self.layer = 0
-        self._weights, self._threads = weights, threads
+        self._weights, self._threads, self._block = weights, threads, block
         self._parallel, self._heads = a.parallel, (a.n_kv_heads, a.d_head)
         self.stream_BTD = embedded(weights, tokens_BT, slice(tokens_BT.shape[1]))
 
@@ -70,7 +73,7 @@ class TextStreams:
             x_BTD += added_BTD
             x_RD += add_mlp(x_RD) if by_mlp_RD is None else by_mlp_RD
 
-        for_blocks(len(self.stream_BTD), pass_passages, self._threads, BLOCK_PASSAGES)
+        for_blocks(len(self.stream_BTD), pass_passages, self._threads, self._block)
         self.layer += 1
         return contexts
 

@@ -126,6 +126,31 @@ class Rotary:
         angle_TJ = positions[:, None] * self.frequencies()
         turns = (np.cos(angle_TJ), np.sin(angle_TJ))
         cos, sin = (torch.from_numpy(part.mean(axis=0) if mean else part).to(values.dtype) for part in turns)
+        return self._turned(values, cos, sin)
+
+    def turn_by_shares(
+        self, values_RH: torch.Tensor, position_R: npt.NDArray[np.float64], share_RT: torch.Tensor
+    ) -> torch.Tensor:
+        """Turn each query by a mean of rotations of its own, from where it stands to each key.
+
+        Args:
+            values_RH: [R, H].
+            position_R: float64 [R], where the queries stand.
+            share_RT: float64 [R, T], how much the rotation to a key at 0 to T - 1 counts; they sum to 1.
+
+        Returns:
+            The queries turned and multiplied by the factor, of the same shape and type.
+        """
+        # cos w(n - i) and sin w(n - i) by their sums, so that nothing of [R, T, J] is made.
+        keys_TJ = np.arange(share_RT.shape[1], dtype=np.float64)[:, None] * self.frequencies()
+        own_RJ = position_R[:, None] * self.frequencies()
+        keys_cos_RJ, keys_sin_RJ = (share_RT @ torch.from_numpy(part) for part in (np.cos(keys_TJ), np.sin(keys_TJ)))
+        own_cos_RJ, own_sin_RJ = (torch.from_numpy(part) for part in (np.cos(own_RJ), np.sin(own_RJ)))
+        cos = own_cos_RJ * keys_cos_RJ + own_sin_RJ * keys_sin_RJ
+        sin = own_sin_RJ * keys_cos_RJ - own_cos_RJ * keys_sin_RJ
+        return self._turned(values_RH, cos.to(values_RH.dtype), sin.to(values_RH.dtype))
+
+    def _turned(self, values: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         half, whole = self.turned // 2, self.turned
         first, second, rest = values[..., :half], values[..., half:whole], values[..., whole:]
         turned = [first * cos - second * sin, second * cos + first * sin]

@@ -108,6 +108,26 @@ def head_scan(
     in_process: bool | None = ...,
     quiet: bool = ...,
 ) -> OpenedRun: ...
+def positions(
+    model: Any,
+    *,
+    layers: str | None = ...,
+    heads: str | tuple[str, ...] | None = ...,
+    source: str = ...,
+    prefix: str | None = ...,
+    text: str | Path | None = ...,
+    length: int | None = ...,
+    windows: int | None = ...,
+    destination: str = ...,
+    frequencies: Frequencies | str | Path | None = ...,
+    tokenizer: Any = ...,
+    out: str | os.PathLike[str] = ...,
+    gpus: int | None = ...,
+    address: str | None = ...,
+    wait: int | None = ...,
+    in_process: bool | None = ...,
+    quiet: bool = ...,
+) -> OpenedRun: ...
 def reproduce(
     model: Any,
     *,

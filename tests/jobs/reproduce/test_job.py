@@ -339,7 +339,10 @@ def test_what_gpt2_has_and_the_model_has_not_is_not_compared(planted_tiny: Path,
     assert rest.measured.isna().all()
     assert (rest.note != "").all()
     groups = {figure.partition(".")[0] for figure, _ in rest.index}
-    assert groups == {"semantic", "spectrum", "top10", "similarity", "clusters", "self_rank", "heads", "notebook"}
+    assert groups == {
+        "semantic", "spectrum", "top10", "similarity", "clusters", "self_rank", "heads", "notebook", "positions"
+    }  # fmt: skip
+    assert table.note["positions.width", DEFINED] == "the model has no head L0H8, L0H9, L0H10"
     assert "--frequencies" in table.note["clusters.count", DEFINED]
     assert table.verdict["semantic.lowest", DEFINED] == REPRODUCED
     assert table.verdict["ablation.claim", DEFINED] == REPRODUCED
@@ -349,7 +352,7 @@ def test_what_gpt2_has_and_the_model_has_not_is_not_compared(planted_tiny: Path,
 def test_a_model_without_texts_shows_what_needs_none(random_model: Path, tmp_path: Path) -> None:
     table = compare(random_model, tmp_path)
     compared = {figure.partition(".")[0] for figure, _ in table[table.verdict != NOT_COMPARABLE].index}
-    assert compared == {"steering"}
+    assert compared == {"steering", "positions"}
     assert table.note["semantic.lowest", DEFINED] == "no prompt of category words can be made"
 
 

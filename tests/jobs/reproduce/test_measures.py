@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from qkatlas.jobs.reproduce import measures
+from qkatlas.jobs.reproduce.first_layer import of_rows, of_scale
 from qkatlas.jobs.reproduce.published import DEFINED, PUBLISHED, facts
 from qkatlas.jobs.reproduce.verdicts import DIFFERS, NOT_COMPARABLE, REPRODUCED, Measured, verdict
 from qkatlas.pipeline.models.head import Head
@@ -121,6 +122,20 @@ def notebook(printed: float, own: float) -> dict[Any, Measured]:
 
 Case = Callable[[], dict[Any, Measured]]
 
+
+def first_layer(lost: str = "", width: float = 50.0, error: float = 0.05) -> dict[Any, Measured]:
+    """Heads of layer 0 in their published classes but for some, all of one width and error."""
+    named = {name: group["class"] for group in FACTS.data["first_layer"].values() for name in group["heads"]}
+    rows = {
+        Head(0, head): {
+            "class": "none" if f"L0H{head}" in lost.split() else named.get(f"L0H{head}", "none"),
+            "class_margin": 0.1, "width": width, "tv_factorised": error,
+        }
+        for head in range(12)
+    }  # fmt: skip
+    return {key: value for variant in (DEFINED, PUBLISHED) for key, value in of_rows(FACTS, variant, rows).items()}
+
+
 CASES: dict[str, tuple[Case, Case]] = {
     "semantic.correlation": (semantic, shuffled),
     "semantic.lowest": (semantic, lambda: semantic(L3H4=0.5)),
@@ -156,6 +171,12 @@ CASES: dict[str, tuple[Case, Case]] = {
     "heads.long_prefix": (lambda: heads(L5H1=0.5), heads),
     "heads.previous_token": (lambda: heads(L4H11=0.5), lambda: heads(L4H11=0.5, L2H2=0.6)),
     "heads.duplicate_token": (lambda: heads(L0H1=0.5, L3H0=0.5), lambda: heads(L3H0=0.5)),
+    "heads.detokenization": (lambda: first_layer(lost="L0H3"), lambda: first_layer(lost="L0H3 L0H4")),
+    "heads.contextual": (lambda: first_layer(lost="L0H2 L0H10"), lambda: first_layer(lost="L0H0 L0H2 L0H10")),
+    "heads.duplicate": (first_layer, lambda: first_layer(lost="L0H5")),
+    "positions.width": (lambda: first_layer(width=30.0), lambda: first_layer(width=24.0)),
+    "positions.layer_norm": (lambda: of_scale(0.1, 0.17, 0.2), lambda: of_scale(0.1, 0.18, 0.2)),
+    "positions.error": (lambda: first_layer(error=0.09), lambda: first_layer(error=0.11)),
     "notebook.score": (lambda: notebook(0.18772, 0.5), lambda: notebook(0.1893, 0.5)),
     "notebook.place": (lambda: notebook(0, 0.1395), lambda: notebook(0, 0.1385)),
 }

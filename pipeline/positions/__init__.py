@@ -1,0 +1,1 @@
+"""Where heads look whatever is there: scores taken apart into a part of positions and a part of content."""
