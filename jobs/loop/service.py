@@ -25,6 +25,7 @@ from qkatlas.outputs.runs.provenance import provenance
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.outputs.runs.soundness import is_finished
+from qkatlas.outputs.runs.stamp import stamp_of, stamped
 from qkatlas.outputs.runs.store import unusable
 
 _ROUNDS = 3
@@ -96,7 +97,9 @@ def submit(
             if missing or any(_overtaken(step, run) for step in steps):
                 executor.start(grant)
                 clock.lap(f"starting {executor.name}")
-                computed, failures = _Computing(job, context, steps, executor, grant, progress).compute(missing)
+                computed, failures = _Computing(job, context, request, steps, executor, grant, progress).compute(
+                    missing
+                )
             if not failures:
                 facts = {"model": job.model.name, "executor": executor.name, "workers": grant.workers, "seed": seed}
                 _commit(job, context, request, steps, argv=argv, **facts)
@@ -117,7 +120,10 @@ def _commit(
     """Write the tables of the whole run, and the manifest that ends it."""
     run, clock = context.run, context.clock
     paths = {table.name: table.path() for table in job.tables}
-    tables = [run.write_table(paths[name], table) for name, table in job.reduce(run).items()]
+    stamp = stamp_of(request)
+    tables = [
+        run.write_table(paths[name], stamped(table, stamp, paths[name])) for name, table in job.reduce(run).items()
+    ]
     clock.lap("reducing")
     devices = sorted({str(receipt.measures.device) for receipt in run.receipts().values()})
     origin = provenance(argv, devices=devices, seconds=clock.seconds, **facts)
@@ -131,6 +137,7 @@ class _Computing:
     Args:
         job: the job.
         context: what its steps are prepared with.
+        request: what identifies the run.
         steps: its steps, over the shards of the run.
         executor: where they run.
         grant: what each worker may use.
@@ -141,6 +148,7 @@ class _Computing:
         self,
         job: Job[Any],
         context: Context,
+        request: Request,
         steps: Sequence[AnyStep],
         executor: Executor,
         grant: Grant,
@@ -149,6 +157,7 @@ class _Computing:
         self._job = job
         self._context = context
         self._run = context.run
+        self._stamp = stamp_of(request)
         self._steps = steps
         self._shards = [shard for step in steps for shard in step.shards]
         self._paths = {table.name: table for table in job.tables if not table.whole}
@@ -233,7 +242,12 @@ class _Computing:
                 self._progress.again(shard)
             paths = {name: table.path(shard) for name, table in self._paths.items() if table.belongs(shard)}
             task = Task(
-                compute=step.compute, folder=self._run.folder, inputs=inputs, paths=paths, each=step.each(shard)
+                compute=step.compute,
+                folder=self._run.folder,
+                inputs=inputs,
+                paths=paths,
+                stamp=self._stamp,
+                each=step.each(shard),
             )
             yield shard, (task, handle)
 
