@@ -12,7 +12,7 @@ from qkatlas.cluster.executor import ClusterLostError
 from qkatlas.cluster.processes import leave
 from qkatlas.jobs.cli.command import command_of
 from qkatlas.jobs.cli.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, say
-from qkatlas.jobs.cli.help import EXAMPLES, Sections, example_of_job
+from qkatlas.jobs.cli.help import EXAMPLES, HELP, Sections, example_of_job
 from qkatlas.jobs.cli.planted import model
 from qkatlas.jobs.cli.remote import list_jobs, logs, stop
 from qkatlas.jobs.cli.rerun import rerun_command
@@ -106,7 +106,7 @@ def _refuse(message: str) -> int:
 @click.group(
     cls=Sections,
     epilog="submit COMMAND -h has its options, an example, and the page that describes it.",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    context_settings={"help_option_names": HELP, "max_content_width": 120},
 )
 @click.version_option(package_name="qkatlas", prog_name="submit")
 def submit() -> None:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import click
 
+HELP = ["-h", "--help"]
+"""How help is asked for."""
+
 _PAGE = "docs/jobs.md"
 """The page of most commands; addresses are those in the repository."""
 
@@ -90,6 +93,7 @@ class Sections(click.Group):
 
 
 def _explain(command: click.Command, path: str, examples: Mapping[str, Example]) -> None:
+    command.context_settings.setdefault("help_option_names", HELP)  # click keeps what the first context had
     if path in examples:
         command.epilog = examples[path].epilog
     if isinstance(command, click.Group):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -10,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import qkatlas
 from qkatlas.cluster.executor import ClusterLostError, Executor, Failure, Grant
 from qkatlas.jobs.loop.clock import Clock
 from qkatlas.jobs.loop.digest import digest_of
@@ -46,6 +48,7 @@ def submit(
     seed: int = 0,
     argv: Sequence[str] = (),
     opened: str = "",
+    verbose: bool = False,
 ) -> Result:
     """Compute whatever of a job is not there yet.
 
@@ -59,6 +62,7 @@ def submit(
         seed: seed of the request, for the manifest; a job that draws has it among its settings.
         argv: the command, for the manifest.
         opened: what was done since the clock began, for the timings; the job's own word if empty.
+        verbose: whether the lines of the run's log are shown, too.
 
     Returns:
         The run, complete unless shards failed.
@@ -70,7 +74,8 @@ def submit(
     """
     progress = progress or Progress(quiet=True)
     clock = clock or Clock()
-    for line in job.notes():
+    notes = list(job.notes())
+    for line in notes:
         progress.say(line)
     clock.lap(opened or job.opened)
     request = identify(job.name, job.settings(), job.model.identity)
@@ -88,6 +93,11 @@ def submit(
                 stack.enter_context(run.driving())
             finished = is_finished(run, request, job.covers)  # by a driver that held the run until now
         if not finished:
+            log = stack.enter_context(progress.logging(run.driver_log, verbose=verbose))
+            log.note(f"qkatlas {qkatlas.__version__}: {shlex.join(argv)}")
+            log.note(f"{job.name} of {job.model.name}; workers: {grant.workers}, {executor.name}, {grant.device}")
+            for line in notes:
+                log.note(line, shown=False)
             context = Context(run=run, threads=grant.cpus, clock=clock)
             job.prepare(context)
             run.reopen()
@@ -97,12 +107,13 @@ def submit(
             if missing or any(_overtaken(step, run) for step in steps):
                 executor.start(grant)
                 clock.lap(f"starting {executor.name}")
-                computed, failures = _Computing(job, context, request, steps, executor, grant, progress).compute(
-                    missing
-                )
+                computing = _Computing(job, context, request, steps, executor, grant, progress)
+                computed, failures = computing.compute(missing)
             if not failures:
                 facts = {"model": job.model.name, "executor": executor.name, "workers": grant.workers, "seed": seed}
                 _commit(job, context, request, steps, argv=argv, **facts)
+            stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in clock.seconds.items())
+            log.note(f"{computed} shards computed, {len(failures)} failed: {stages}")
     if not failures:
         job.finished(run)
     return Result(run, failures, computed, clock.restart())
@@ -192,7 +203,7 @@ class _Computing:
                         else:
                             self._run.record(outcome.value)
                             self._computed.add(outcome.item.name)
-                            self._progress.committed(outcome.item)
+                            self._progress.committed(outcome.item, outcome.value.measures)
                     self._progress.waiting()
                     self._context.clock.lap(_COMPUTING)
             except ClusterLostError as error:

@@ -6,6 +6,7 @@
     _state/plan.json         the shards, fixed at the first submission
     _state/receipts.jsonl    the shards committed so far; objects _state/receipts/ in a store
     _state/failures.log      tracebacks of shards that could not be computed
+    _state/driver.log        what each submission did and when; objects _state/driver/ in a store
     _state/quarantine/       damaged files, and files among the tables that the run did not write
     _state/lock              objects _state/drivers/ in a store
 """
@@ -36,7 +37,8 @@ _PLAN = f"{_STATE}/plan.json"
 _MANIFEST = "manifest.json"
 _JOURNAL = f"{_STATE}/receipts.jsonl"
 _FAILURES = f"{_STATE}/failures.log"
-_OWN = (_PLAN, _MANIFEST, _JOURNAL, _FAILURES)
+_DRIVER = f"{_STATE}/driver.log"
+_OWN = (_PLAN, _MANIFEST, _JOURNAL, _FAILURES, _DRIVER)
 """Files that are no tables."""
 
 Record = TypeVar("Record")
@@ -63,11 +65,13 @@ class Run:
     Attributes:
         folder: the same, opened.
         failure_log: where tracebacks of failed shards are kept.
+        driver_log: where submissions say what they did.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | Folder) -> None:
         self.folder = open_folder(folder)
         self.failure_log: Log = self.folder.log(_FAILURES)
+        self.driver_log: Log = self.folder.log(_DRIVER)
         self._journal = Journal(self.folder.log(_JOURNAL))
         self._parsed: dict[str, tuple[bytes, Any]] = {}
         self._sound: dict[str, Receipt] = {}
