@@ -93,7 +93,7 @@ class Sections(click.Group):
 
 
 def _explain(command: click.Command, path: str, examples: Mapping[str, Example]) -> None:
-    command.context_settings.setdefault("help_option_names", HELP)  # click keeps what the first context had
+    command.get_help_option(click.Context(command, help_option_names=HELP))  # kept from here on, whatever asks next
     if path in examples:
         command.epilog = examples[path].epilog
     if isinstance(command, click.Group):
