@@ -8,7 +8,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from qkatlas.jobs.loop.terminal import harmless
-from qkatlas.outputs.places.folder import Log
 
 _PAUSE_SECONDS = 5.0
 """Most that a driver which is killed leaves unwritten: an object store takes as long for one line as for a hundred."""
@@ -18,12 +17,12 @@ class RunLog:
     """The log of one submission; what cannot be written is left out, for no result depends on it.
 
     Args:
-        log: where lines go; those of earlier submissions stay.
+        write: adds lines to the run's log; those of earlier submissions stay.
         show: given every line as well, if any.
     """
 
-    def __init__(self, log: Log, show: Callable[[str], None] | None = None) -> None:
-        self._log = log
+    def __init__(self, write: Callable[[str], None], show: Callable[[str], None] | None = None) -> None:
+        self._write = write
         self._show = show
         self._lines: list[str] = []
         self._written = time.monotonic()
@@ -47,5 +46,5 @@ class RunLog:
         lines, self._lines = self._lines, []
         self._written = time.monotonic()
         if lines:
-            with suppress(OSError):  # a full disk, or a store that went away: what else needs it says so
-                self._log.append("\n".join(lines).encode())
+            with suppress(OSError):  # a full disk, a store or a run that went away: what else needs it says so
+                self._write("\n".join(lines))

@@ -12,7 +12,6 @@ from rich.text import Text
 from qkatlas.cluster.executor import Failure
 from qkatlas.jobs.loop.log import RunLog
 from qkatlas.jobs.loop.terminal import harmless
-from qkatlas.outputs.places.folder import Log
 from qkatlas.outputs.runs.measures import Measures
 from qkatlas.outputs.runs.shard import Shard
 
@@ -45,14 +44,14 @@ class Progress:
         self._log: RunLog | None = None
 
     @contextmanager
-    def logging(self, log: Log, *, verbose: bool) -> Iterator[RunLog]:
+    def logging(self, write: Callable[[str], None], *, verbose: bool) -> Iterator[RunLog]:
         """Keep what happens in a log while the block lasts, each shard and each line that is said among it.
 
         Args:
-            log: of the run.
+            write: adds lines to it.
             verbose: whether lines of the log are shown as well, unless quiet.
         """
-        before, self._log = self._log, RunLog(log, self._print if verbose and not self._quiet else None)
+        before, self._log = self._log, RunLog(write, self._print if verbose and not self._quiet else None)
         try:
             yield self._log
         except BaseException as error:

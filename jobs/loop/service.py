@@ -93,7 +93,7 @@ def submit(
                 stack.enter_context(run.driving())
             finished = is_finished(run, request, job.covers)  # by a driver that held the run until now
         if not finished:
-            log = stack.enter_context(progress.logging(run.driver_log, verbose=verbose))
+            log = stack.enter_context(progress.logging(run.note, verbose=verbose))
             log.note(f"qkatlas {qkatlas.__version__}: {shlex.join(argv)}")
             log.note(f"{job.name} of {job.model.name}; workers: {grant.workers}, {executor.name}, {grant.device}")
             for line in notes:

@@ -65,13 +65,12 @@ class Run:
     Attributes:
         folder: the same, opened.
         failure_log: where tracebacks of failed shards are kept.
-        driver_log: where submissions say what they did.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | Folder) -> None:
         self.folder = open_folder(folder)
         self.failure_log: Log = self.folder.log(_FAILURES)
-        self.driver_log: Log = self.folder.log(_DRIVER)
+        self._driver_log: Log = self.folder.log(_DRIVER)
         self._journal = Journal(self.folder.log(_JOURNAL))
         self._parsed: dict[str, tuple[bytes, Any]] = {}
         self._sound: dict[str, Receipt] = {}
@@ -221,6 +220,18 @@ class Run:
         self._require_driving(False)
         with suppress(OSError):  # a full disk is often the very failure; the caller lists the shard in any case
             self.failure_log.append(f"shard {shard}\n{trace.rstrip()}\n".encode())
+
+    def note(self, lines: str) -> None:
+        """Add to the log of what submissions did.
+
+        Args:
+            lines: without the last line's end.
+
+        Raises:
+            OSError: if it cannot be written, or another driver may have taken the run over.
+        """
+        self._require_driving(False)
+        self._driver_log.append(lines.encode())
 
     def receipts(self) -> dict[str, Receipt]:
         """The receipts of the shards found sound or recorded by this driver, by the shard's name, oldest first."""
