@@ -19,6 +19,19 @@ first. Lists are as long as a run's settings say (here `--top-k 10`, prompts of 
 
 A part's name ends with the beginning of its SHA-256 (`part-00003-1f2e3d4c5b6a.parquet`), so that two attempts
 at a shard never overwrite each other; `manifest.json` lists those that count. Tables of one file keep the name below.
+
+Every file says what it is of, in its footer: the keys `run_id`, `job`, `model` (family and shape), `weights_sha256`,
+`version`, the settings `states`, `offset`, `scores` and `exclude_hubs` where the run has them, and of one head `head`
+and `circuit` (`qk` or `ov`), all behind the prefix `qkatlas.`: `pyarrow.parquet.read_metadata(file).metadata`,
+`polars.read_parquet_metadata(file)`, or `parquet_kv_metadata(file)` in DuckDB. What a user called the model is in the
+manifest alone, for files depend on the request and on nothing else.
+
+Where folders are called `layer=L/head=N`, they are the columns `layer` and `head`. These are not inside the files too:
+pandas and pyarrow take folders for dictionaries and refuse columns of another type by their names, so that
+`pandas.read_parquet(folder)` would fail (`Unable to merge: Field layer has incompatible types`), and any other layout
+would end what reads the runs that exist. They are int32 columns in front of the others in `run.table`, `.pandas`,
+`.polars` and `.sql`, in `submit sql`, and in every file that `submit publish` writes
+([library.md](library.md#tables-without-our-code)).
 """
 
 

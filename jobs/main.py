@@ -12,6 +12,7 @@ from qkatlas.cluster.executor import ClusterLostError
 from qkatlas.cluster.processes import leave
 from qkatlas.jobs.cli.command import command_of
 from qkatlas.jobs.cli.ending import BAD_REQUEST, COMPLETE, INCOMPLETE, say
+from qkatlas.jobs.cli.help import EXAMPLES, HELP, Sections, example_of_job
 from qkatlas.jobs.cli.plan import plan_command
 from qkatlas.jobs.cli.planted import model
 from qkatlas.jobs.cli.remote import list_jobs, logs, stop
@@ -102,7 +103,11 @@ def _refuse(message: str) -> int:
     return say(f"error: {' '.join(message.split())}", BAD_REQUEST)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    cls=Sections,
+    epilog="submit COMMAND -h has its options, an example, and the page that describes it.",
+    context_settings={"help_option_names": HELP, "max_content_width": 120},
+)
 @click.version_option(package_name="qkatlas", prog_name="submit")
 def submit() -> None:
     """Map what attention heads do over a model's whole vocabulary."""
@@ -111,10 +116,16 @@ def submit() -> None:
 _DECLARED = declarations()
 _JOBS = {name: command_of(declared) for name, declared in _DECLARED.items()}
 
-for command in (
-    *_JOBS.values(),
-    rerun_command(_DECLARED, _JOBS),
-    *(diff, find, relations, report, plan_command(_DECLARED), runs, show, status, verify, sql, publish, model),
-    *(list_jobs, logs, stop),
-):
-    submit.add_command(command)
+_EXAMPLES = dict(EXAMPLES)
+for declared in _DECLARED.values():
+    _EXAMPLES |= example_of_job(declared.name, declared.example)
+
+for title, commands in {
+    "Jobs, which compute a run": (*_JOBS.values(), rerun_command(_DECLARED, _JOBS)),
+    "Questions to a model or a plan, which leave no run": (find, relations, plan_command(_DECLARED)),
+    "What a finished run says": (show, sql, diff, report, publish),
+    "Where runs stand": (runs, status, verify),
+    "Jobs that a cluster was handed": (list_jobs, logs, stop),
+    "Checkpoints": (model,),
+}.items():
+    submit.add_section(title, commands, _EXAMPLES)

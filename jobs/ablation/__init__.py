@@ -8,6 +8,7 @@ JOB = Declaration(
     summary="Ablate every component and every head, and measure the heads above: what does a behaviour rest on?",
     spec=Ablation,
     package=__name__,
+    example="submit ablation --model planted-small --in-process",
     job="job:AblationJob",
     sections="sections:SECTIONS",
 )

@@ -46,7 +46,7 @@ def command_of(declaration: Declaration) -> click.Command:
             argv = ["submit", *words_of(context)] if context.default_map else None
             with Session(request, argv=argv) as session:
                 job = declaration.load(declaration.job).open(spec, session)
-                result = session.submit(job)
+                result = session.submit(job, verbose=request.verbose)
             session.report(result, job)
         except IncompleteError as error:  # of the job, or of one that it stands on
             return say(f"error: {error}", INCOMPLETE)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +35,17 @@ def _address_option(command: Callable[..., Any]) -> Any:
 @click.command("jobs")
 @_address_option
 @click.option("--all", "everyone", is_flag=True, help="Also jobs that were not submitted by this command.")
-def list_jobs(address: str | None, everyone: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, times in seconds since 1970.")
+def list_jobs(address: str | None, everyone: bool, as_json: bool) -> None:
     """List the jobs that a cluster was handed, the latest last."""
     states = [state for state in open_dashboard(address).states() if everyone or state.command is not None]
+    states.sort(key=lambda state: (state.started or 0, state.job_id))
+    if as_json:
+        click.echo(json.dumps([asdict(state) for state in states], indent=1))
+        return
     if not states:
         click.echo(f"no jobs at {address}")
-    for state in sorted(states, key=lambda state: (state.started or 0, state.job_id)):
+    for state in states:
         click.echo(_line(state))
 
 

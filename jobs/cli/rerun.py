@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qkatlas.outputs.runs.manifest import Manifest
     from qkatlas.outputs.runs.run import Run
 
-_WHERE = ("out", "quiet", "gpus", "in_process", "wait")
+_WHERE = ("out", "quiet", "verbose", "gpus", "in_process", "wait")
 """Options that say where and how a run was made, and not what it is."""
 
 

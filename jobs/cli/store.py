@@ -57,19 +57,26 @@ def status(run_name: str, out: str, as_json: bool) -> None:
 @click.command("verify")
 @click.argument("run_name", metavar="RUN")
 @out_option
-def verify(run_name: str, out: str) -> int:
+@_as_json
+def verify(run_name: str, out: str, as_json: bool) -> int:
     """Check every file of a finished run against its manifest; exit 1 if one differs."""
     from qkatlas.outputs.places.open import open_folder
     from qkatlas.outputs.runs import soundness, store
 
     run_ = store.find(open_folder(out), run_name)
     faults = soundness.faults(run_)
-    for fault in faults:
-        _print(fault)
+    if as_json:
+        state = store.status(run_)
+        told = {"name": run_.folder.name, "folder": str(run_.folder), "sound": not faults, "faults": faults}
+        click.echo(json.dumps({**told, "rows": state.rows, "bytes": state.bytes}, indent=1))
+    else:
+        for fault in faults:
+            _print(fault)
     if faults:
         return say(f"{len(faults)} faults in {run_.folder}; {soundness.remedy(run_, faults)}", INCOMPLETE)
-    state = store.status(run_)
-    _print(f"{run_.folder.name}: sound, {state.rows} rows in {state.bytes / 1e6:.1f} MB")
+    if not as_json:
+        state = store.status(run_)
+        _print(f"{run_.folder.name}: sound, {state.rows} rows in {state.bytes / 1e6:.1f} MB")
     return COMPLETE
 
 

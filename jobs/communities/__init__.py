@@ -8,6 +8,7 @@ JOB = Declaration(
     summary="Find the communities of a finished full-vocab RUN: graph of nearest keys, Leiden, map.",
     spec=Communities,
     package=__name__,
+    example="submit communities full-vocab-latest --neighbours 10",
     job="job:CommunitiesJob",
     sections="sections:SECTIONS",
     opens_model=False,

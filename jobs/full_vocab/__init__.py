@@ -8,6 +8,7 @@ JOB = Declaration(
     summary="Score every token against every token through one head: top-k keys and self statistics.",
     spec=FullVocab,
     package=__name__,
+    example="submit full-vocab --model smollm2 --head L1H7 --top-k 32",
     job="job:FullVocabJob",
     plan="plan:plan_full_vocab",
     sections="sections:SECTIONS",

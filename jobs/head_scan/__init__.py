@@ -8,6 +8,7 @@ JOB = Declaration(
     summary="Scan every head: self statistics, kin and spectrum over the whole vocabulary, and behaviour on prompts.",
     spec=HeadScan,
     package=__name__,
+    example="submit head-scan --model planted-small --layers 0-1",
     job="job:HeadScanJob",
     plan="plan:plan_head_scan",
     sections="sections:SECTIONS",

@@ -47,7 +47,7 @@ class Rows:
         return self.arrow.__arrow_c_stream__(requested_schema)
 
     def __repr__(self) -> str:
-        console = Console(width=_WIDTH, highlight=False)
+        console = Console(width=_WIDTH, highlight=False, force_jupyter=False)  # which would show it on the spot
         with console.capture() as captured:
             console.print(self.__rich__())
         return captured.get().rstrip("\n")

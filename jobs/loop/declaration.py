@@ -27,7 +27,7 @@ class Declaration:
         sections: its sections of a report, as `module:name`; empty = it shows nothing.
         opens_model: whether `--model` names what it is about.
         uses_gpus: whether its workers can use GPUs.
-        draws: what `--seed` seeds.
+        example: of its command, for `--help`; empty = none.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Declaration:
     sections: str = ""
     opens_model: bool = True
     uses_gpus: bool = True
+    example: str = ""
 
     @property
     def options(self) -> tuple[Option, ...]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.text import Text
 
 from qkatlas.cluster.executor import Failure
+from qkatlas.jobs.loop.log import RunLog
 from qkatlas.jobs.loop.terminal import harmless
+from qkatlas.outputs.runs.measures import Measures
 from qkatlas.outputs.runs.shard import Shard
 
 _PLAIN_SECONDS, _LIVE_SECONDS = 5.0, 0.1
@@ -38,6 +41,25 @@ class Progress:
         self._scores_in: Callable[[Shard], int] = lambda shard: 0
         self._elapsed = self._since = 0.0
         self._shown = float("-inf")
+        self._log: RunLog | None = None
+
+    @contextmanager
+    def logging(self, write: Callable[[str], None], *, verbose: bool) -> Iterator[RunLog]:
+        """Keep what happens in a log while the block lasts, each shard and each line that is said among it.
+
+        Args:
+            write: adds lines to it.
+            verbose: whether lines of the log are shown as well, unless quiet.
+        """
+        before, self._log = self._log, RunLog(write, self._print if verbose and not self._quiet else None)
+        try:
+            yield self._log
+        except BaseException as error:
+            self._log.note(f"ended by {type(error).__name__}: {error}", shown=False)
+            raise
+        finally:
+            self._log.write()
+            self._log = before
 
     def begin(self, shards: Sequence[Shard], missing: Sequence[Shard], scores_in: Callable[[Shard], int]) -> None:
         """A round of computing starts.
@@ -68,8 +90,12 @@ class Progress:
         """Workers are done until the next `computing`."""
         self._elapsed += time.monotonic() - self._since
 
-    def committed(self, shard: Shard) -> None:
-        """A shard was committed."""
+    def committed(self, shard: Shard, measures: Measures | None = None) -> None:
+        """A shard was committed; what it cost, where that is known."""
+        if self._log is not None:
+            cost = measures or Measures()
+            on = f" on {cost.device}, {cost.seconds} s, {cost.peak_memory_mb} MiB" if cost.seconds is not None else ""
+            self._log.note(f"shard {shard.name} committed{on}")
         self._done += 1
         self._scores_done += self._scores_in(shard)
         self._draw(last=self._kept + self._done == self._total)
@@ -77,6 +103,8 @@ class Progress:
     def failed(self, shard: Shard, failure: Failure) -> None:
         """A shard could not be computed; said even when quiet."""
         self._failed += 1
+        if self._log is not None:
+            self._log.note(f"shard {shard.name} was not computed: {failure}", shown=False)
         if self._failed <= _LISTED_FAILURES:
             self._clear()
             self._console.print(Text(f"submit: shard {shard.name} was not computed: {failure}"))
@@ -87,9 +115,14 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Show a line of its own."""
+        if self._log is not None:
+            self._log.note(line, shown=False)
         if not self._quiet:
-            self._clear()
-            self._console.print(Text(harmless(line, one_line=True)))
+            self._print(harmless(line, one_line=True))
+
+    def _print(self, line: str) -> None:
+        self._clear()
+        self._console.print(Text(line))
 
     def line(self) -> str:
         """Shards done, scores a second if the job computes any, and the time left at that pace."""

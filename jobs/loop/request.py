@@ -63,6 +63,7 @@ class Request:
         0, metavar="N", least=0, help="Seed of whatever a job draws at random; full-vocab draws nothing."
     )
     quiet: bool = option(False, help="Print nothing but errors.")
+    verbose: bool = option(False, help="Print the run's log, too: every shard, with the time. --quiet goes before.")
 
     def __post_init__(self) -> None:
         check_options(self)

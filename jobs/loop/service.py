@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -10,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import qkatlas
 from qkatlas.cluster.executor import ClusterLostError, Executor, Failure, Grant
 from qkatlas.jobs.loop.clock import Clock
 from qkatlas.jobs.loop.digest import digest_of
@@ -25,6 +27,7 @@ from qkatlas.outputs.runs.provenance import provenance
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.outputs.runs.soundness import is_finished
+from qkatlas.outputs.runs.stamp import stamp_of, stamped
 from qkatlas.outputs.runs.store import unusable
 
 _ROUNDS = 3
@@ -45,6 +48,7 @@ def submit(
     seed: int = 0,
     argv: Sequence[str] = (),
     opened: str = "",
+    verbose: bool = False,
 ) -> Result:
     """Compute whatever of a job is not there yet.
 
@@ -58,6 +62,7 @@ def submit(
         seed: seed of the request, for the manifest; a job that draws has it among its settings.
         argv: the command, for the manifest.
         opened: what was done since the clock began, for the timings; the job's own word if empty.
+        verbose: whether the lines of the run's log are shown, too.
 
     Returns:
         The run, complete unless shards failed.
@@ -69,7 +74,8 @@ def submit(
     """
     progress = progress or Progress(quiet=True)
     clock = clock or Clock()
-    for line in job.notes():
+    notes = list(job.notes())
+    for line in notes:
         progress.say(line)
     clock.lap(opened or job.opened)
     request = identify(job.name, job.settings(), job.model.identity)
@@ -87,6 +93,11 @@ def submit(
                 stack.enter_context(run.driving())
             finished = is_finished(run, request, job.covers)  # by a driver that held the run until now
         if not finished:
+            log = stack.enter_context(progress.logging(run.note, verbose=verbose))
+            log.note(f"qkatlas {qkatlas.__version__}: {shlex.join(argv)}")
+            log.note(f"{job.name} of {job.model.name}; workers: {grant.workers}, {executor.name}, {grant.device}")
+            for line in notes:
+                log.note(line, shown=False)
             context = Context(run=run, threads=grant.cpus, clock=clock)
             job.prepare(context)
             run.reopen()
@@ -96,10 +107,13 @@ def submit(
             if missing or any(_overtaken(step, run) for step in steps):
                 executor.start(grant)
                 clock.lap(f"starting {executor.name}")
-                computed, failures = _Computing(job, context, steps, executor, grant, progress).compute(missing)
+                computing = _Computing(job, context, request, steps, executor, grant, progress)
+                computed, failures = computing.compute(missing)
             if not failures:
                 facts = {"model": job.model.name, "executor": executor.name, "workers": grant.workers, "seed": seed}
                 _commit(job, context, request, steps, argv=argv, **facts)
+            stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in clock.seconds.items())
+            log.note(f"{computed} shards computed, {len(failures)} failed: {stages}")
     if not failures:
         job.finished(run)
     return Result(run, failures, computed, clock.restart())
@@ -117,7 +131,10 @@ def _commit(
     """Write the tables of the whole run, and the manifest that ends it."""
     run, clock = context.run, context.clock
     paths = {table.name: table.path() for table in job.tables}
-    tables = [run.write_table(paths[name], table) for name, table in job.reduce(run).items()]
+    stamp = stamp_of(request)
+    tables = [
+        run.write_table(paths[name], stamped(table, stamp, paths[name])) for name, table in job.reduce(run).items()
+    ]
     clock.lap("reducing")
     devices = sorted({str(receipt.measures.device) for receipt in run.receipts().values()})
     origin = provenance(argv, devices=devices, seconds=clock.seconds, **facts)
@@ -131,6 +148,7 @@ class _Computing:
     Args:
         job: the job.
         context: what its steps are prepared with.
+        request: what identifies the run.
         steps: its steps, over the shards of the run.
         executor: where they run.
         grant: what each worker may use.
@@ -141,6 +159,7 @@ class _Computing:
         self,
         job: Job[Any],
         context: Context,
+        request: Request,
         steps: Sequence[AnyStep],
         executor: Executor,
         grant: Grant,
@@ -149,6 +168,7 @@ class _Computing:
         self._job = job
         self._context = context
         self._run = context.run
+        self._stamp = stamp_of(request)
         self._steps = steps
         self._shards = [shard for step in steps for shard in step.shards]
         self._paths = {table.name: table for table in job.tables if not table.whole}
@@ -183,7 +203,7 @@ class _Computing:
                         else:
                             self._run.record(outcome.value)
                             self._computed.add(outcome.item.name)
-                            self._progress.committed(outcome.item)
+                            self._progress.committed(outcome.item, outcome.value.measures)
                     self._progress.waiting()
                     self._context.clock.lap(_COMPUTING)
             except ClusterLostError as error:
@@ -233,7 +253,12 @@ class _Computing:
                 self._progress.again(shard)
             paths = {name: table.path(shard) for name, table in self._paths.items() if table.belongs(shard)}
             task = Task(
-                compute=step.compute, folder=self._run.folder, inputs=inputs, paths=paths, each=step.each(shard)
+                compute=step.compute,
+                folder=self._run.folder,
+                inputs=inputs,
+                paths=paths,
+                stamp=self._stamp,
+                each=step.each(shard),
             )
             yield shard, (task, handle)
 

@@ -16,6 +16,7 @@ from qkatlas.outputs.runs.measures import Measures
 from qkatlas.outputs.runs.part import write_part
 from qkatlas.outputs.runs.record import Entry
 from qkatlas.outputs.runs.shard import Shard
+from qkatlas.outputs.runs.stamp import stamped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class Task:
         folder: of the run.
         inputs: digest of what is shared.
         paths: where the shard's part of each table goes, by the table's name.
+        stamp: what every part says of the run.
         each: what `Step.each` made.
     """
 
@@ -34,6 +36,7 @@ class Task:
     folder: Folder
     inputs: str
     paths: Mapping[str, str]
+    stamp: Mapping[str, str]
     each: Any
 
 
@@ -46,7 +49,10 @@ def compute_shard(grant: Grant, shard: Shard, task: Task, shared: Any) -> Receip
     started = time.perf_counter()
     produced = task.compute(grant, shard, shared, task.each)
     computed = time.perf_counter()
-    parts = tuple(write_part(task.folder, task.paths[name], table) for name, table in produced.tables.items())
+    parts = tuple(
+        write_part(task.folder, task.paths[name], stamped(table, task.stamp, task.paths[name]))
+        for name, table in produced.tables.items()
+    )
     ended = time.perf_counter()
     cost = {
         "seconds": round(ended - started, 4),

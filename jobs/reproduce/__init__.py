@@ -8,6 +8,7 @@ JOB = Declaration(
     summary="Compare a model with the published figures of GPT-2 small's L1H5: one row and verdict for each.",
     spec=Reproduce,
     package=__name__,
+    example="submit reproduce --model gpt2",
     job="job:ReproduceJob",
     sections="sections:SECTIONS",
 )

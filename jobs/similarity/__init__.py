@@ -8,6 +8,7 @@ JOB = Declaration(
     summary="Score minus self score against cosine similarity, over all pairs of tokens.",
     spec=Similarity,
     package=__name__,
+    example="submit similarity --model smollm2 --head L1H7",
     job="job:SimilarityJob",
     sections="sections:SECTIONS",
 )

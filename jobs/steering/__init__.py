@@ -9,6 +9,7 @@ JOB = Declaration(
     "score.",
     spec=Steering,
     package=__name__,
+    example="submit steering --model planted-small --head L1H5",
     job="job:SteeringJob",
     sections="sections:SECTIONS",
 )

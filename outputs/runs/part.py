@@ -209,13 +209,18 @@ def encoded(table: pa.Table) -> bytes:
     """A table as the bytes of a Parquet file, the same for the same table.
 
     Args:
-        table: the rows.
+        table: the rows. Metadata of its schema as a whole go into the file's footer, where every reader finds them, and
+            not into the schema that Arrow keeps beside it: tables of different files have one schema.
     """
     # A dictionary of scores, of which hardly two are equal, makes files a third larger and takes three times as long.
     leaves = map(_leaf, table.schema)
     repeating = [path for path, kind in leaves if not pa.types.is_floating(kind)]
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", use_dictionary=repeating)
+    schema = table.schema.remove_metadata()
+    with pq.ParquetWriter(buffer, schema, compression="zstd", use_dictionary=repeating) as writer:
+        writer.write_table(table.replace_schema_metadata(None))
+        if table.schema.metadata:
+            writer.add_key_value_metadata(table.schema.metadata)
     return buffer.getvalue()
 
 

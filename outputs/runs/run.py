@@ -6,6 +6,7 @@
     _state/plan.json         the shards, fixed at the first submission
     _state/receipts.jsonl    the shards committed so far; objects _state/receipts/ in a store
     _state/failures.log      tracebacks of shards that could not be computed
+    _state/driver.log        what each submission did and when; objects _state/driver/ in a store
     _state/quarantine/       damaged files, and files among the tables that the run did not write
     _state/lock              objects _state/drivers/ in a store
 """
@@ -36,7 +37,8 @@ _PLAN = f"{_STATE}/plan.json"
 _MANIFEST = "manifest.json"
 _JOURNAL = f"{_STATE}/receipts.jsonl"
 _FAILURES = f"{_STATE}/failures.log"
-_OWN = (_PLAN, _MANIFEST, _JOURNAL, _FAILURES)
+_DRIVER = f"{_STATE}/driver.log"
+_OWN = (_PLAN, _MANIFEST, _JOURNAL, _FAILURES, _DRIVER)
 """Files that are no tables."""
 
 Record = TypeVar("Record")
@@ -68,6 +70,7 @@ class Run:
     def __init__(self, folder: str | os.PathLike[str] | Folder) -> None:
         self.folder = open_folder(folder)
         self.failure_log: Log = self.folder.log(_FAILURES)
+        self._driver_log: Log = self.folder.log(_DRIVER)
         self._journal = Journal(self.folder.log(_JOURNAL))
         self._parsed: dict[str, tuple[bytes, Any]] = {}
         self._sound: dict[str, Receipt] = {}
@@ -217,6 +220,18 @@ class Run:
         self._require_driving(False)
         with suppress(OSError):  # a full disk is often the very failure; the caller lists the shard in any case
             self.failure_log.append(f"shard {shard}\n{trace.rstrip()}\n".encode())
+
+    def note(self, lines: str) -> None:
+        """Add to the log of what submissions did.
+
+        Args:
+            lines: without the last line's end.
+
+        Raises:
+            OSError: if it cannot be written, or another driver may have taken the run over.
+        """
+        self._require_driving(False)
+        self._driver_log.append(lines.encode())
 
     def receipts(self) -> dict[str, Receipt]:
         """The receipts of the shards found sound or recorded by this driver, by the shard's name, oldest first."""

@@ -10,6 +10,7 @@ import pytest
 from support.small_runs import ORIGIN, finish
 
 from qkatlas.jobs.main import run as submit
+from qkatlas.outputs.runs.store import status as status_of
 
 
 @pytest.fixture
@@ -98,3 +99,16 @@ def test_a_run_that_is_not_finished_is_dated_by_its_plan(out: Path, capsys: pyte
     assert found["date"][:4] == f"{run.begun():%Y}"
     assert submit(["runs", "--json", "--out", str(out / "none")]) == 0
     assert json.loads(capsys.readouterr().out) == []
+
+
+def test_verify_as_json_tells_a_sound_run_from_a_damaged_one(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = finish(out)
+    state = status_of(run)
+    assert submit(["verify", run.folder.name, "--out", str(out), "--json"]) == 0
+    sound = {"name": run.folder.name, "folder": str(run.folder), "sound": True, "faults": []}
+    assert json.loads(capsys.readouterr().out) == sound | {"rows": state.rows, "bytes": state.bytes}
+    file = next(Path(run.folder).rglob("*.parquet"))
+    file.unlink()
+    assert submit(["verify", run.folder.name, "--out", str(out), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["sound"], found["faults"]) == (False, [f"{file.relative_to(run.folder)} is missing"])

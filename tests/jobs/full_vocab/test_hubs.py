@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from support.part_files import unstamped
 
 from qkatlas.cluster.in_process import InProcessExecutor
 from qkatlas.jobs.communities.job import CommunitiesJob
@@ -113,7 +114,7 @@ def test_a_share_that_nobody_reaches_leaves_nothing_out(random_model: Path, tmp_
         one_head(random_model, tmp_path, top_k=5),
         one_head(random_model, tmp_path, top_k=5, exclude_hubs=1.0),
     )
-    assert digests(other, "topk") == digests(plain, "topk")
+    assert unstamped(plain).items() <= unstamped(other).items()
     assert pq.read_table(Path(other.folder) / "hubs.parquet").num_rows == 0
 
 

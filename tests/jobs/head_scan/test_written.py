@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.part_files import part_file
+from support.part_files import part_file, unstamped
 from support.writers import COPYING, SUPPRESSING, write_planted_writers
 
 from qkatlas.cluster.in_process import InProcessExecutor
@@ -47,15 +47,9 @@ def runs(worded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return {circuit: scan(worded_model, out, circuit=circuit, **small) for circuit in ("qk", "ov", "both")}
 
 
-def parts(run: Run) -> dict[str, str]:
-    manifest = run.manifest()
-    assert manifest is not None
-    return {part.path: part.sha256 for part in manifest.parts}
-
-
 @pytest.mark.slow
 def test_each_circuit_has_its_tables_and_they_are_the_same_in_both(runs: dict[str, Run]) -> None:
-    of = {circuit: parts(run) for circuit, run in runs.items()}
+    of = {circuit: unstamped(run) for circuit, run in runs.items()}
     tables = {circuit: {path.split("/")[0] for path in paths} for circuit, paths in of.items()}
     written = {"ov_topk", "ov_bottomk", "ov_self", "ov_spectrum.parquet"}
     assert not written & tables["qk"]

@@ -154,3 +154,14 @@ def test_the_page_of_the_library_is_true(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "mine.html").write_text("mine")
     with pytest.raises(ValueError, match="is no report and is left alone"):
         qk.open("latest").report(tmp_path / "mine.html")
+
+
+def test_the_text_of_rows_in_a_notebook_shows_nothing_by_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = qk.Rows(pa.table({"token": [" red"], "score": [1.5]}))
+    expected = repr(rows)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert repr(rows) == expected
+    assert "·red" in expected
+    assert capsys.readouterr().out == ""
