@@ -20,7 +20,19 @@ pytestmark = pytest.mark.cluster
 
 def command(model: Path, out: Path) -> list[str]:
     program = "from qkatlas.jobs.main import main; main()"
-    return [sys.executable, "-c", program, "full-vocab", "--model", str(model), "--out", str(out), "--shards", "40"]
+    return [
+        sys.executable,
+        "-c",
+        program,
+        "full-vocab",
+        "--model",
+        str(model),
+        "--out",
+        str(out),
+        "--shards",
+        "40",
+        "--ray",
+    ]
 
 
 def hashes(run: Run) -> dict[str, str]:

@@ -160,7 +160,7 @@ class Disturbance:
 
     def run(self, model: Path, out: Path) -> Ending:
         mark = uuid.uuid4().hex
-        request = ("full-vocab", "--model", model, "--out", out, "--shards", 4, "--quiet")
+        request = ("full-vocab", "--model", model, "--out", out, "--shards", 4, "--ray", "--quiet")
         began = time.monotonic()
         command = start(*request, env={**os.environ, "TEST_MARK": mark}, start_new_session=True)
         hit: set[int] = set()
@@ -222,7 +222,7 @@ def test_ray_that_may_not_map_its_memory_is_refused_in_one_line(planted_tiny: Pa
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (6_000_000 * 1024, 6_000_000 * 1024))  # ulimit -v 6000000
 
-    command = start("full-vocab", "--model", planted_tiny, "--out", tmp_path / "out", preexec_fn=limit)
+    command = start("full-vocab", "--model", planted_tiny, "--out", tmp_path / "out", "--ray", preexec_fn=limit)
     code, printed, error = ended(command, 60)
     assert (code, printed) == (2, "")
     assert error.startswith("submit: error: a process may map 6.1 GB here, and Ray's map about ")

@@ -43,6 +43,8 @@ from qkatlas.pipeline.models.checkpoint import Checkpoint
 Table = pd.DataFrame
 Scores = Callable[..., np.ndarray]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True, scope="module")
 def _few_prompts() -> Iterator[None]:
@@ -282,14 +284,12 @@ SHOWN_BY_ANY = [
 """What both show: these figures prove nothing by themselves."""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("row", SHOWN + SHOWN_BY_ANY)
 def test_a_planted_model_reproduces_its_truth(sound: Path, row: tuple[str, str]) -> None:
     found = read(sound).loc[row]
     assert found.verdict == REPRODUCED, found.to_dict()
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("as_published")
 def test_its_ruins_do_not(shuffled: Path, frequencies: Path, tmp_path: Path) -> None:
     ruined = compare(shuffled, tmp_path, "--frequencies", frequencies)
@@ -297,7 +297,6 @@ def test_its_ruins_do_not(shuffled: Path, frequencies: Path, tmp_path: Path) -> 
     assert {row: ruined.verdict[row] for row in SHOWN_BY_ANY} == dict.fromkeys(SHOWN_BY_ANY, REPRODUCED)
 
 
-@pytest.mark.slow
 def test_whose_self_score_is_subtracted_moves_no_mean(sound: Path) -> None:
     table = read(sound)
     for name in ("crossing", "peak", "height"):
@@ -315,7 +314,6 @@ def test_each_run_has_the_seconds_of_its_own_stages(sound: Path) -> None:
     assert "reading weights" not in steering
 
 
-@pytest.mark.slow
 def test_a_head_without_negative_eigenvalues_cannot_be_steered(planted_tiny: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(planted_tiny, folder)
@@ -332,7 +330,6 @@ def test_a_head_without_negative_eigenvalues_cannot_be_steered(planted_tiny: Pat
         assert table.verdict["steering.monotone", variant] == DIFFERS
 
 
-@pytest.mark.slow
 def test_what_gpt2_has_and_the_model_has_not_is_not_compared(planted_tiny: Path, tmp_path: Path) -> None:
     table = compare(planted_tiny, tmp_path)
     rest = table[table.verdict == NOT_COMPARABLE]
@@ -348,7 +345,6 @@ def test_what_gpt2_has_and_the_model_has_not_is_not_compared(planted_tiny: Path,
     assert table.verdict["ablation.claim", DEFINED] == REPRODUCED
 
 
-@pytest.mark.slow
 def test_a_model_without_texts_shows_what_needs_none(random_model: Path, tmp_path: Path) -> None:
     table = compare(random_model, tmp_path)
     compared = {figure.partition(".")[0] for figure, _ in table[table.verdict != NOT_COMPARABLE].index}
@@ -356,7 +352,6 @@ def test_a_model_without_texts_shows_what_needs_none(random_model: Path, tmp_pat
     assert table.note["semantic.lowest", DEFINED] == "no prompt of category words can be made"
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("as_published")
 def test_it_resumes_and_goes_by_finished_runs(
     planted_tiny: Path, frequencies: Path, sound: Path, tmp_path: Path,
