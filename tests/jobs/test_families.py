@@ -18,6 +18,8 @@ from qkatlas.jobs.worker import prepared as prepared_module
 from qkatlas.outputs.runs.reader import read_whole
 from qkatlas.outputs.runs.run import Run
 
+pytestmark = pytest.mark.slow
+
 V, N, H = 1024, 6, 8
 OFFSET, HEAD, LAYER = 3, 4, 1
 Submit = Callable[..., Run]
@@ -194,7 +196,6 @@ def test_prompts_are_those_of_transformers(worded: Callable[[str], Path], runs: 
     assert -1 <= row["fidelity_offset_only"] <= 1
 
 
-@pytest.mark.slow
 def test_the_other_jobs_score_as_full_vocab_does(worded: Callable[[str], Path], runs: Submit) -> None:
     folder = worded("llama-groups-of-3")
     one = ["--model", str(folder), "--head", f"L{LAYER}H{HEAD}", "--offset", str(OFFSET)]
@@ -223,7 +224,6 @@ def test_the_other_jobs_score_as_full_vocab_does(worded: Callable[[str], Path], 
     runs("communities", str(whole.folder), "--neighbours", "4", "--restarts", "1")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("states", [("context", "--windows", "40", "--draws", "3"), ("prefix", "--prefix", "#5,#9")])
 def test_states_in_context_serve_the_other_jobs_as_they_serve_full_vocab(
     worded: Callable[[str], Path], runs: Submit, states: tuple[str, ...]
@@ -280,7 +280,6 @@ def test_what_a_family_has_not_is_refused_by_name(
     assert not list((tmp_path / "runs").glob("*"))
 
 
-@pytest.mark.slow
 def test_a_head_is_steered_inside_the_model_at_every_distance(worded: Callable[[str], Path], runs: Submit) -> None:
     """On states behind a prefix, which the pass itself needs not; the offset of the tables is no part of it either."""
     asked = ["--model", str(worded("llama-groups-of-3")), "--head", f"L{LAYER}H{HEAD}", "--methods", "eigen"]

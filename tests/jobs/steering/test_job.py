@@ -36,6 +36,8 @@ from qkatlas.pipeline.circuit.kin import nearest, unit_states
 from qkatlas.pipeline.circuit.states import TokenStates
 from qkatlas.pipeline.scoring.rows import PreparedKeys
 
+pytestmark = pytest.mark.slow
+
 GRID: dict[str, Any] = {
     "alphas": (1.0, 0.0),
     "draws": 1,
@@ -70,7 +72,6 @@ def small_grid(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return steer(random_model, tmp_path_factory.mktemp("grid"), **GRID).run
 
 
-@pytest.mark.slow
 def test_the_planted_head_responds_to_the_dose_and_keeps_its_categories(planted: Run) -> None:
     rows = [row for row in grid_of(planted) if row["method"] == "eigen"]
     assert [row["alpha"] for row in rows] == [1.5, 1.25, 1.1, 1.0, 0.75, 0.5, 0.25, 0.0, -0.5, -1.0]
@@ -84,7 +85,6 @@ def test_the_planted_head_responds_to_the_dose_and_keeps_its_categories(planted:
     assert rows[0]["category_tokens"] > 100
 
 
-@pytest.mark.slow
 def test_the_random_control_is_damage_without_direction(planted: Run) -> None:
     rows = grid_of(planted)
     unsteered = rows[0]
@@ -100,7 +100,6 @@ def test_the_random_control_is_damage_without_direction(planted: Run) -> None:
     assert np.mean(lost) < eigen[-1.0]["category_precision_at_k"] - 0.3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("form", "states"), [("attention", "mlp"), ("bilinear", "mlp"), ("attention", "bos")])
 def test_alpha_1_is_the_unsteered_run_bit_for_bit(planted_tiny: Path, tmp_path: Path, form: str, states: str) -> None:
     asked = {"scores": form, "states": states}
@@ -121,7 +120,6 @@ def test_alpha_1_is_the_unsteered_run_bit_for_bit(planted_tiny: Path, tmp_path: 
     assert same["overlap_at_k"] == same["spearman"] == 1.0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("point", range(6))
 def test_every_column_equals_brute_force(
     random_model: Path, small_grid: Run, reference_scores: Callable[..., np.ndarray], point: int
@@ -238,7 +236,6 @@ def test_draws_are_controls_but_with_the_states_that_have_draws(worded_model: Pa
     assert [point.method for point in points] == ["unsteered", "eigen", "control"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec", [{"states": "prefix", "prefix": "#1023,#7"}, {"states": "context", "windows": 40, "draws": 3}]
 )
@@ -279,7 +276,6 @@ def test_heat_maps_of_a_group(planted: Run, planted_tiny: Path, reference_scores
     assert (np.diag(maps["alpha=-1"]) > np.diag(maps["alpha=1.5"])).all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shards", [0, 1, 2, 5])
 def test_a_stopped_run_ends_with_the_same_files(
     random_model: Path, small_grid: Run, tmp_path: Path, shards: int
@@ -292,7 +288,6 @@ def test_a_stopped_run_ends_with_the_same_files(
     assert steer(random_model, tmp_path, **GRID).computed == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("table", ["kin/layer=1", "topk/layer=1/head=5", "steered/point=0003", "heatmap"])
 def test_a_damaged_part_is_computed_again_and_nothing_else(
     random_model: Path, small_grid: Run, tmp_path: Path, table: str
@@ -304,7 +299,6 @@ def test_a_damaged_part_is_computed_again_and_nothing_else(
     assert hashes(result.run) == hashes(small_grid)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shards", [1, 3, 7])
 def test_a_run_goes_on_where_states_have_other_bits(
     random_model: Path, small_grid: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int
@@ -317,7 +311,6 @@ def test_a_run_goes_on_where_states_have_other_bits(
     assert hashes(result.run) == hashes(steer(random_model, tmp_path / "whole", **GRID).run)
 
 
-@pytest.mark.slow
 def test_a_finished_run_is_repaired_where_states_have_other_bits(
     random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,7 +359,6 @@ def test_kin_of_other_states_are_not_taken(
     assert hashes(result.run) == hashes(steer(random_model, tmp_path / "alone", **GRID).run)
 
 
-@pytest.mark.slow
 def test_kin_that_are_not_what_was_committed_are_not_taken(random_model: Path, tmp_path: Path) -> None:
     other = steer(random_model, tmp_path / "other", **GRID).run
     part_file(other.folder, "kin/layer=1/part-00000").write_bytes(b"")
@@ -394,7 +386,6 @@ IN_MODEL: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
 def test_inside_the_model_tokens_attend_to_themselves_as_alpha_falls(planted_tiny: Path, tmp_path: Path) -> None:
     run = steer(planted_tiny, tmp_path, **IN_MODEL).run
     table = pq.read_table(run.folder / "in_model.parquet")
@@ -421,7 +412,6 @@ def test_inside_the_model_tokens_attend_to_themselves_as_alpha_falls(planted_tin
     assert hashes(result.run) == hashes(run)
 
 
-@pytest.mark.slow
 def test_inside_the_model_scores_are_attention_scores_whatever_the_tables_form(
     planted_tiny: Path, tmp_path: Path
 ) -> None:
@@ -483,7 +473,6 @@ def test_a_bad_request_is_one_line(
     refused("steering", random_model, tmp_path, capsys, arguments, named)
 
 
-@pytest.mark.slow
 def test_the_command_prints_one_row_a_point_and_reads_a_group(
     planted_tiny: Path, random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,6 +28,8 @@ from qkatlas.outputs.schemas import head_scan as schemas_heads
 from qkatlas.pipeline.circuit.states import TokenStates, attention_means
 from qkatlas.pipeline.planted.checkpoint import PlantedDesign
 
+pytestmark = pytest.mark.slow
+
 
 def make_job(folder: Path, heads: str | None = None, **spec: Any) -> HeadScanJob:
     return HeadScanJob(HeadScan(heads=heads, **spec), Model.open("test", folder))
@@ -57,7 +59,6 @@ def hugging_face(folder: Path, tokens_PT: np.ndarray) -> tuple[tuple[torch.Tenso
     return out.attentions, out.hidden_states
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("layer", "head"), [(0, 2), (2, 7)])
 def test_semantic_scores_are_means_over_prompts(
     worded_model: Path, worded_scan: tuple[HeadScanJob, Path], layer: int, head: int
@@ -85,7 +86,6 @@ def test_semantic_scores_are_means_over_prompts(
     )
 
 
-@pytest.mark.slow
 def test_fidelity_is_the_correlation_of_predicted_and_real_scores(
     worded_model: Path, worded_scan: tuple[HeadScanJob, Path], reference_scores: Callable[..., np.ndarray]
 ) -> None:
@@ -132,7 +132,6 @@ def own_scores(folder: Path, x_TD: np.ndarray) -> np.ndarray:
     return reference.head_scores(reference.tensors_of(folder), x_TD, 2, 7, d_head=8)
 
 
-@pytest.mark.slow
 def test_behaviours_are_mean_attention_in_hugging_faces_patterns(
     worded_model: Path, worded_scan: tuple[HeadScanJob, Path]
 ) -> None:
@@ -145,7 +144,6 @@ def test_behaviours_are_mean_attention_in_hugging_faces_patterns(
             assert row[name] == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "design",
     [
@@ -239,7 +237,6 @@ def test_bad_requests_are_told_in_one_line(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.slow
 def test_dropped_words_are_told(worded_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = tmp_path / "words.csv"
     words.write_text("red,blue,nothing-like-it\nMonday,Friday\n")

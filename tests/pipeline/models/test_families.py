@@ -26,6 +26,8 @@ from qkatlas.pipeline.models.rotary import Offsets
 from qkatlas.pipeline.models.weights import ModelWeights
 from qkatlas.pipeline.passes.fidelity import LayerProjection
 
+pytestmark = pytest.mark.slow
+
 PREFIX_TOKENS = (1, 5, 9, 12, 33, 2, 8, 60, 61)
 OFFSETS = (0, 1, 3, 6, 11, 23)
 

@@ -18,6 +18,8 @@ from qkatlas.pipeline.models.weights import ModelWeights
 from qkatlas.pipeline.text import streams
 from qkatlas.pipeline.text.prompts import random_tokens
 
+pytestmark = pytest.mark.slow
+
 RANDOM = np.stack([np.random.default_rng(seed).permutation(80)[:28] for seed in range(3)])
 
 
@@ -49,7 +51,6 @@ def test_every_family_runs_as_transformers_runs_it(tmp_path: Path, variant: str)
         assert torch.equal(logits_RV.reshape(logits_PTV.shape), model.run(RANDOM, {}))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["llama-groups-of-3", "gemma-2-no-cap", "neox", "neox-sequential"])
 def test_mean_states_have_the_mean_of_what_attention_adds(tmp_path: Path, variant: str) -> None:
     """Against transformers with each layer's addition replaced by its mean over the reference prompts."""

@@ -17,6 +17,8 @@ from qkatlas.pipeline.circuit.text_streams import text_loss
 from qkatlas.pipeline.models.checkpoint import Checkpoint
 from qkatlas.pipeline.passes.text_fidelity import text_fidelity
 
+pytestmark = pytest.mark.slow
+
 
 class Given:
     """States that are what a test says."""
