@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from qkatlas.jobs.inputs import fields
 from qkatlas.jobs.inputs.circuit import require_circuit
-from qkatlas.jobs.loop.option import check_options, option
+from qkatlas.jobs.loop.option import check_options
 from qkatlas.pipeline.circuit.kinds import ALL_STATES, BOTH
 
 
@@ -14,12 +14,9 @@ from qkatlas.pipeline.circuit.kinds import ALL_STATES, BOTH
 class HeadScan:
     """Every head of a model, or some of them, over the whole vocabulary."""
 
-    layers: str | None = option(None, metavar="LIST", in_plan=True, help="Layers, such as 0-3,7.", shown_default="all")
+    layers: str | None = fields.layers()
     """Numbers and ranges of layers, from 0; None = every layer."""
-    heads: str | tuple[str, ...] | None = option(
-        None, metavar="LIST", in_plan=True, help="Heads of these layers, such as 0-5, or names such as L1H5,L4H11.",
-        shown_default="all",
-    )  # fmt: skip
+    heads: str | tuple[str, ...] | None = fields.heads()
     """Numbers and ranges for each of these layers, or names of heads; None = every head."""
     top_k: int = fields.top_k(10)
     """Keys kept for each query token."""

@@ -32,6 +32,19 @@ def head() -> Any:
     return option("L1H5", in_plan=True, help="The head: L<layer>H<head>, from 0.")
 
 
+def layers() -> Any:
+    """`--layers`: the layers that a job is about; None = every one."""
+    return option(None, metavar="LIST", in_plan=True, help="Layers, such as 0-3,7.", shown_default="all")
+
+
+def heads() -> Any:
+    """`--heads`: the heads that a job is about, of its layers or by name; None = every one."""
+    return option(
+        None, metavar="LIST", in_plan=True, help="Heads of these layers, such as 0-5, or names such as L1H5,L4H11.",
+        shown_default="all",
+    )  # fmt: skip
+
+
 def states(choices: Sequence[str] = STATES) -> Any:
     """`--states`: how token states are taken.
 

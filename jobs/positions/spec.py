@@ -25,12 +25,9 @@ to 16."""
 class Positions:
     """The positional kernels of every head of a model, or of some of them."""
 
-    layers: str | None = option(None, metavar="LIST", in_plan=True, help="Layers, such as 0-3,7.", shown_default="all")
+    layers: str | None = fields.layers()
     """Numbers and ranges of layers, from 0; None = every layer."""
-    heads: str | tuple[str, ...] | None = option(
-        None, metavar="LIST", in_plan=True, help="Heads of these layers, such as 0-5, or names such as L1H5,L4H11.",
-        shown_default="all",
-    )  # fmt: skip
+    heads: str | tuple[str, ...] | None = fields.heads()
     """Numbers and ranges for each of these layers, or names of heads; None = every head."""
     source: str = option(
         TEXT, choices=SOURCES, in_plan=True,

@@ -21,7 +21,7 @@ class Relations:
         None, metavar="CSV", read=read_relations, help="Pairs relation,source,target.", shown_default="the project's"
     )
     """Pairs of words by relation."""
-    layers: str | None = option(None, metavar="LIST", help="Layers, such as 0-3,7.", shown_default="all")
+    layers: str | None = fields.layers()
     """Numbers and ranges of layers, from 0."""
     k: int = option(10, metavar="N", unit="tokens", least=1, most=10_000, help="A target counts among the N first.")
     """How far from either end of a row a target counts."""

@@ -78,7 +78,8 @@ def behind_prefix(
     own = None if destination is None else query_VH[destination][None]
     means = average if own is None else average.for_query(own)
     last = np.array([length - 1])
-    query_1H, share_1T = means.queries_at(last), means.pattern(means.queries_at(last), last)
+    query_1H = means.queries_at(last)
+    share_1T = means.pattern(query_1H, last)
     deviation_VH = key_VH - average.key_TH
     ln_f_V = means.content(query_1H, share_1T, last, deviation_VH)[0].numpy()
     second_HH = second_moment(factored(means, deviation_VH), weight)

@@ -76,7 +76,8 @@ def from_text(
         both = tuple(part.for_query(part.query_TH + own_H) for part in halves)
 
     last = np.array([means.length - 1])
-    query_1H, share_1T = means.queries_at(last), means.pattern(means.queries_at(last), last)
+    query_1H = means.queries_at(last)
+    share_1T = means.pattern(query_1H, last)
     deviation_BTH = (fitted.key_BTH - average.keys_at(every_T))[:, 1:]
     ln_f = means.content(query_1H, share_1T, last, deviation_BTH.flatten(0, 1))[0].numpy()
     factors = Factors(
