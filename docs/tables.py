@@ -26,12 +26,12 @@ and `circuit` (`qk` or `ov`), all behind the prefix `qkatlas.`: `pyarrow.parquet
 `polars.read_parquet_metadata(file)`, or `parquet_kv_metadata(file)` in DuckDB. What a user called the model is in the
 manifest alone, for files depend on the request and on nothing else.
 
-Where folders are called `layer=L/head=N`, they are the columns `layer` and `head`. These are not inside the files too:
-pandas and pyarrow take folders for dictionaries and refuse columns of another type by their names, so that
-`pandas.read_parquet(folder)` would fail (`Unable to merge: Field layer has incompatible types`), and any other layout
-would end what reads the runs that exist. They are int32 columns in front of the others in `run.table`, `.pandas`,
-`.polars` and `.sql`, in `submit sql`, and in every file that `submit publish` writes
-([library.md](library.md#tables-without-our-code)).
+What is of one head lies in a folder of its name, such as `L1H5`, and what a layer's heads share in `L1`; each file says
+so too, in int32 columns `layer` and `head` in front of the others, so that every reader tells heads apart
+([library.md](library.md#tables-without-our-code)). Runs of earlier versions have folders `layer=1/head=5` instead, and
+no such columns inside: pandas and pyarrow take those folders for dictionaries and refuse columns of another type by
+their names (`Unable to merge: Field layer has incompatible types`). All commands read both, and a run that an earlier
+version began is finished as it was begun.
 """
 
 
@@ -81,7 +81,7 @@ def section(described: Described, jobs: list[str]) -> str:
     table = described.table
     lines = [f"## `{table.pattern}`", "", f"Written by {', '.join(_writers(described, jobs))}; {table.rows}.", ""]
     lines += ["| column | type | unit | meaning |", "|---|---|---|---|"]
-    for column in table.schema:
+    for column in table.columns:
         said = {key.decode(): value.decode() for key, value in column.metadata.items()}
         meaning = said["description"].replace("|", "\\|")
         if column.nullable and "null" not in meaning:

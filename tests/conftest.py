@@ -36,6 +36,7 @@ def finish_run() -> Callable[..., Path]:
     def finish(out: Path, job: str, tables: Mapping[str, pa.Table], spec: Mapping[str, object] | None = None) -> Path:
         from qkatlas.outputs.runs.identity import identify
         from qkatlas.outputs.runs.journal import Receipt
+        from qkatlas.outputs.runs.layout import placed
         from qkatlas.outputs.runs.provenance import Provenance
         from qkatlas.outputs.runs.run import Run
         from qkatlas.outputs.runs.shard import Shard
@@ -45,7 +46,7 @@ def finish_run() -> Callable[..., Path]:
         run = Run(out / f"{job}-{request.run_id}")
         with run.driving():
             shards = run.plan_or_load(request, [Shard("all", "all", {"start": 0, "stop": 1})], bool)
-            parts = tuple(run.write_table(path, table) for path, table in tables.items())
+            parts = tuple(run.write_table(path, placed(table, path)) for path, table in tables.items())
             run.record(Receipt(shard="all", inputs="i", parts=parts))
             run.commit(request, shards, [], provenance=Provenance(model="test", finished="2026-01-01T00:00:00+00:00"))
         return Path(run.folder)

@@ -16,7 +16,8 @@ from qkatlas.jobs.loop.step import Produced
 from qkatlas.jobs.loop.table import Table
 from qkatlas.jobs.worker.ov import ov_tables, score_written
 from qkatlas.jobs.worker.prepared import Rows, prepared_keys
-from qkatlas.jobs.worker.tables import OF_HEAD, self_table, topk_table
+from qkatlas.jobs.worker.tables import self_table, topk_table
+from qkatlas.outputs.runs.layout import OF_HEAD
 from qkatlas.outputs.runs.reader import read_parts
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
@@ -30,7 +31,7 @@ from qkatlas.pipeline.scoring.rows import RowScores
 _BEST = "best"
 
 BEST = Table(
-    name="best", rows="one row a query token", schema=schemas.BEST, file=OF_HEAD.format(name="best"), kinds=(_BEST,),
+    name="best", rows="one row a query token", schema=schemas.BEST, file=f"best/{OF_HEAD}", kinds=(_BEST,),
     when="--exclude-hubs",
 )  # fmt: skip
 

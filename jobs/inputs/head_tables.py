@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from qkatlas.outputs.places.folder import side_by_side
+from qkatlas.outputs.runs.layout import COLUMNS, place_of
 from qkatlas.outputs.runs.part import DamagedPartError, Part, columns_of, footer, read_part
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.soundness import remedy
@@ -54,11 +55,9 @@ class HeadTables:
             raise ValueError(f"run {run.folder.name} is not finished; submit the same request again to finish it")
         of_heads: dict[Head, dict[str, list[Part]]] = {}
         for part in manifest.parts:
-            table, *folders = part.path.split("/")[:-1] or [""]
-            names = dict(name.split("=", 1) for name in folders if "=" in name)
-            if set(names) == {"layer", "head"}:
-                place = Head(int(names["layer"]), int(names["head"]))
-                of_heads.setdefault(place, {}).setdefault(table, []).append(part)
+            place = place_of(part.path)
+            if len(place) == len(COLUMNS):
+                of_heads.setdefault(Head(*place.values()), {}).setdefault(part.path.partition("/")[0], []).append(part)
         if not any({"topk", "ov_topk"} & set(tables) for tables in of_heads.values()):
             job = manifest.request.job
             raise ValueError(f"run {run.folder.name} is of {job}; name a run of submit full-vocab or head-scan")
@@ -109,10 +108,11 @@ class HeadTables:
         return tuple(values_of(rows[name].combine_chunks()) for name in ("token_id", *names))
 
     def _may_hold(self, part: Part, tokens: Sequence[int]) -> bool:
-        """Whether a file says of itself that it holds some of the tokens, which are its first column."""
+        """Whether a file says of itself that it holds some of the tokens."""
         groups = self._answered(part, lambda: footer(self.run.folder, part))
+        column = groups.schema.names.index("token_id")  # in front of the lists, whose columns are called otherwise
         for number in range(groups.num_row_groups):
-            known = groups.row_group(number).column(0).statistics
+            known = groups.row_group(number).column(column).statistics
             if known is None or not known.has_min_max or any(known.min <= token <= known.max for token in tokens):
                 return True
         return False

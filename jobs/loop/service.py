@@ -23,6 +23,7 @@ from qkatlas.jobs.loop.work import Task, compute_shard
 from qkatlas.outputs.places.folder import Folder
 from qkatlas.outputs.places.open import open_folder
 from qkatlas.outputs.runs.identity import Request, identify
+from qkatlas.outputs.runs.layout import is_older, older
 from qkatlas.outputs.runs.provenance import provenance
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
@@ -246,12 +247,15 @@ class _Computing:
         del shared  # the driver needs its own copy no more
         self._context.clock.lap(step.preparing)
         receipts = self._run.receipts()
+        begun_before = any(is_older(part.path) for receipt in receipts.values() for part in receipt.parts)
         for shard in step.shards:
             if shard.name not in missing:
                 if shard.name not in receipts or receipts[shard.name].inputs == inputs:
                     continue
                 self._progress.again(shard)
             paths = {name: table.path(shard) for name, table in self._paths.items() if table.belongs(shard)}
+            if begun_before:
+                paths = {name: older(path) for name, path in paths.items()}
             task = Task(
                 compute=step.compute,
                 folder=self._run.folder,

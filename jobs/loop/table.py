@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from qkatlas.outputs.runs.layout import columns_at
 from qkatlas.outputs.runs.shard import Shard
 
 
@@ -24,7 +25,7 @@ class Table:
         name: unique in the job.
         rows: what a row is, for the docs: `one row a token`.
         schema: of its files; of an example where lists are as long as a run's settings say.
-        file: path in the run's folder. With fields such as `topk/layer={layer}/head={head}/part-{part:05d}.parquet`
+        file: path in the run's folder. With fields such as `topk/L{layer}H{head}/part-{part:05d}.parquet`
             each shard writes a part, whose name the content's hash is added to; without, the run writes one file.
         fields: values of these fields, by their names; the shard's bounds and `part` 0 if not given.
         shown: how the docs write fields that are no numbers, by their names: `{"source": "S"}`.
@@ -45,6 +46,12 @@ class Table:
     def whole(self) -> bool:
         """Whether it is one file of the whole run."""
         return "{" not in self._template
+
+    @property
+    def columns(self) -> pa.Schema:
+        """The schema of its files, with the layer and head that parts of a head are given."""
+        placing = [column for column in columns_at(self._template) if column.name not in self.schema.names]
+        return pa.schema([*placing, *self.schema])
 
     def path(self, shard: Shard | None = None) -> str:
         """Path of a file, before its hash is added to that of a part.
@@ -73,8 +80,8 @@ class Table:
 
     @property
     def pattern(self) -> str:
-        """Its path as the docs write it: `topk/layer=L/head=N/part-*.parquet`."""
-        letters = {"layer": "L", "head": "N", "part": "*", **self.shown}
+        """Its path as the docs write it: `topk/L1H5/part-*.parquet`."""
+        letters = {"layer": "1", "head": "5", "part": "*", **self.shown}
         return re.sub(r"\{(\w+)[^}]*\}", lambda found: letters.get(found[1], found[1][0].upper()), self._template)
 
     @property

@@ -12,6 +12,7 @@ from qkatlas.cluster.memory import peak_memory
 from qkatlas.jobs.loop.step import Produced
 from qkatlas.outputs.places.folder import Folder
 from qkatlas.outputs.runs.journal import Receipt
+from qkatlas.outputs.runs.layout import placed
 from qkatlas.outputs.runs.measures import Measures
 from qkatlas.outputs.runs.part import write_part
 from qkatlas.outputs.runs.record import Entry
@@ -50,8 +51,8 @@ def compute_shard(grant: Grant, shard: Shard, task: Task, shared: Any) -> Receip
     produced = task.compute(grant, shard, shared, task.each)
     computed = time.perf_counter()
     parts = tuple(
-        write_part(task.folder, task.paths[name], stamped(table, task.stamp, task.paths[name]))
-        for name, table in produced.tables.items()
+        write_part(task.folder, path, stamped(placed(table, path), task.stamp, path))
+        for path, table in ((task.paths[name], table) for name, table in produced.tables.items())
     )
     ended = time.perf_counter()
     cost = {

@@ -22,6 +22,7 @@ from qkatlas.jobs.positions.corpus import chosen_destination, text_windows, toke
 from qkatlas.jobs.positions.spec import Positions
 from qkatlas.jobs.positions.work import Exact, HeadTask, LayerText, take_apart
 from qkatlas.jobs.worker.tables import TOKENS, tokens_table
+from qkatlas.outputs.runs.layout import OF_HEAD
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.outputs.schemas import positions as schemas
@@ -37,12 +38,10 @@ from qkatlas.pipeline.positions.kinds import PREFIX
 BLOCK_POSITIONS = 4096
 """Positions of the windows that pass a layer together, which their scores with each other are held for."""
 
-_OF_HEAD = "L{layer}H{head}/part-{part:05d}.parquet"
-
 POSITIONS = Table(name="positions", rows="one row a head", schema=schemas.POSITIONS)
 KERNELS = Table(
     name="kernels", rows="one row an offset", schema=schemas.KERNELS,
-    file="kernels/layer={layer}/head={head}/part-{part:05d}.parquet",
+    file=f"kernels/{OF_HEAD}",
 )  # fmt: skip
 FREQUENCIES = Table(
     name="frequencies", rows="one row for each head and pair", schema=schemas.FREQUENCIES,
@@ -50,9 +49,9 @@ FREQUENCIES = Table(
 )  # fmt: skip
 DENOMINATORS = Table(
     name="denominators", rows="one row for each window and destination", schema=schemas.DENOMINATORS,
-    file=f"denominators/{_OF_HEAD}",
+    file=f"denominators/{OF_HEAD}",
 )  # fmt: skip
-CONTENT = Table(name="content", rows="one row a token", schema=schemas.CONTENT, file=f"content/{_OF_HEAD}")
+CONTENT = Table(name="content", rows="one row a token", schema=schemas.CONTENT, file=f"content/{OF_HEAD}")
 
 
 class PositionsJob(ModelJob[Positions]):

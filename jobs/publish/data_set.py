@@ -12,12 +12,11 @@ from typing import Any
 import pyarrow as pa
 
 from qkatlas.jobs.publish.card import PublishedTable, card
+from qkatlas.outputs.runs.layout import COLUMNS
 from qkatlas.outputs.runs.listing import Listed
 from qkatlas.outputs.runs.part import encoded
 from qkatlas.outputs.runs.reader import partition_keys, parts_by_table, read_checked, with_keys
 from qkatlas.outputs.runs.run import Run
-
-_FIELDS = {"layer": "layer of the head, from 0", "head": "place of the head in its layer, from 0"}
 
 
 def publish(run: Run, folder: Path, *, weights_licence: str, say: Callable[[str], None]) -> dict[str, PublishedTable]:
@@ -74,10 +73,9 @@ def publish(run: Run, folder: Path, *, weights_licence: str, say: Callable[[str]
 def _in_columns(rows: pa.Table, keys: dict[str, pa.Scalar], told: dict[str, Any]) -> pa.Table:
     """A part's rows with its keys as columns, the first ones, and what the run is in the file's metadata."""
     wide = with_keys(rows, keys)
-    first = [name for name in wide.column_names if name in keys or name in _FIELDS]
+    first = [name for name in wide.column_names if name in keys or name in COLUMNS]
     wide = wide.select([*first, *(name for name in wide.column_names if name not in first)])
-    described = {name: {"description": said} for name, said in _FIELDS.items() if name in keys}
-    fields = [field.with_metadata(described[field.name]) if field.name in described else field for field in wide.schema]
+    fields = [COLUMNS[field.name] if field.name in keys and field.name in COLUMNS else field for field in wide.schema]
     metadata = {
         f"qkatlas.{name}": value if isinstance(value, str) else json.dumps(value) for name, value in told.items()
     }

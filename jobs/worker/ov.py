@@ -12,26 +12,24 @@ import pyarrow as pa
 
 from qkatlas.jobs.loop.table import Table
 from qkatlas.jobs.worker.tables import self_table, topk_table
+from qkatlas.outputs.runs.layout import OF_HEAD
 from qkatlas.outputs.schemas import ov as schemas
 from qkatlas.pipeline.scoring.engine import score_rows
 from qkatlas.pipeline.scoring.rows import PreparedKeys, RowScores
 
-_OF_HEAD = "{name}/layer={{layer}}/head={{head}}/part-{{part:05d}}.parquet"
 _WHEN = "--circuit ov or both"
 
 OV_TOPK = Table(
-    name="ov_topk", rows="one row an attended token", schema=schemas.topk(10), file=_OF_HEAD.format(name="ov_topk"),
+    name="ov_topk", rows="one row an attended token", schema=schemas.topk(10), file=f"ov_topk/{OF_HEAD}",
     when=_WHEN,
 )  # fmt: skip
 OV_BOTTOMK = Table(
     name="ov_bottomk", rows="one row an attended token", schema=schemas.topk(10, lowest=True),
-    file=_OF_HEAD.format(name="ov_bottomk"), when=_WHEN,
+    file=f"ov_bottomk/{OF_HEAD}", when=_WHEN,
 )  # fmt: skip
-OV_SELF = Table(
-    name="ov_self", rows="one row a token", schema=schemas.SELF, file=_OF_HEAD.format(name="ov_self"), when=_WHEN
-)
+OV_SELF = Table(name="ov_self", rows="one row a token", schema=schemas.SELF, file=f"ov_self/{OF_HEAD}", when=_WHEN)
 OV_SELF_WITH_KIN = Table(
-    name="ov_self", rows="one row a token", schema=schemas.SELF_WITH_KIN, file=_OF_HEAD.format(name="ov_self"),
+    name="ov_self", rows="one row a token", schema=schemas.SELF_WITH_KIN, file=f"ov_self/{OF_HEAD}",
     when=_WHEN,
 )  # fmt: skip
 """Tables of what heads write."""

@@ -12,6 +12,7 @@ import pyarrow as pa
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.loop.table import Table
 from qkatlas.jobs.worker.prompt_shards import CATEGORY_PROMPTS, prompt_part
+from qkatlas.outputs.runs.layout import OF_HEAD, OF_LAYER
 from qkatlas.outputs.schemas import head_scan as schemas_heads
 from qkatlas.outputs.schemas import ov as schemas_ov
 from qkatlas.outputs.schemas import prompts as schemas_prompts
@@ -19,17 +20,12 @@ from qkatlas.outputs.schemas import scores as schemas
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.scoring.rows import RowScores
 
-OF_HEAD = "{name}/layer={{layer}}/head={{head}}/part-{{part:05d}}.parquet"
-"""Path of a head's parts of a table, with its name to be filled in."""
-
 TOKENS = Table(name="tokens", rows="one row a token", schema=schemas.TOKENS)
-TOPK = Table(name="topk", rows="one row a query token", schema=schemas.topk(10), file=OF_HEAD.format(name="topk"))
-SELF = Table(name="self", rows="one row a token", schema=schemas.SELF, file=OF_HEAD.format(name="self"))
-SELF_WITH_KIN = Table(
-    name="self", rows="one row a token", schema=schemas.SELF_WITH_KIN, file=OF_HEAD.format(name="self")
-)
+TOPK = Table(name="topk", rows="one row a query token", schema=schemas.topk(10), file=f"topk/{OF_HEAD}")
+SELF = Table(name="self", rows="one row a token", schema=schemas.SELF, file=f"self/{OF_HEAD}")
+SELF_WITH_KIN = Table(name="self", rows="one row a token", schema=schemas.SELF_WITH_KIN, file=f"self/{OF_HEAD}")
 KIN = Table(
-    name="kin", rows="one row a token", schema=schemas.kin(16), file="kin/layer={layer}/part-{part:05d}.parquet",
+    name="kin", rows="one row a token", schema=schemas.kin(16), file=f"kin/{OF_LAYER}",
     kinds=("kin",),
 )  # fmt: skip
 PROMPTS = Table(name="prompts", rows="one row a prompt", schema=schemas_prompts.prompts(65, spelled=True))

@@ -167,16 +167,6 @@ def _require_same(part: Part, size: int, digest: Callable[[], str]) -> None:
         raise DamagedPartError(f"{part.path} {OTHER_CONTENT}")
 
 
-def partition(table: str, layer: int, head: int, index: int) -> str:
-    """Path of a head's part inside the run folder, in hive form, for `write_part`."""
-    return f"{table}/layer={layer}/head={head}/part-{index:05d}.parquet"
-
-
-def layer_partition(table: str, layer: int, index: int) -> str:
-    """Path of a part that a layer's heads share: `kin/layer=1/part-00003.parquet`."""
-    return f"{table}/layer={layer}/part-{index:05d}.parquet"
-
-
 def write_part(folder: Folder, path: str, table: pa.Table) -> Part:
     """Write a table as one Parquet file whose name ends with the beginning of its hash.
 

@@ -28,7 +28,7 @@ def read_rows(run: Run, table: str, token_ids: Sequence[int]) -> pa.Table:
         token_ids: the query tokens.
 
     Returns:
-        Their rows with the partition columns layer and head, in order of layer, head and token.
+        Their rows with columns layer and head, in order of layer, head and token.
 
     Raises:
         ValueError: if the run is not finished or has no such table.
@@ -85,8 +85,8 @@ def read_whole(run: Run, table: str) -> pa.Table:
         table: `topk`, `heads` or another of its tables.
 
     Returns:
-        Its rows, one part after the other, with its partition columns, such as layer and head: int32 where all
-        values are numbers, else string.
+        Its rows, one part after the other, with its partition columns in front: int32 where all values are numbers,
+        such as the layer and head of older runs, else string.
 
     Raises:
         ValueError: if the run is not finished, has no such table, or a file of it is damaged.
@@ -113,7 +113,7 @@ def read_checked(run: Run, part: Part) -> pa.Table:
 
 
 def partition_keys(parts: Sequence[Part]) -> list[dict[str, pa.Scalar]]:
-    """What the folders of each of a table's parts say of all its rows, such as layer and head.
+    """What folders `key=value` of each of a table's parts say of all its rows.
 
     Args:
         parts: all parts of the table.
@@ -131,14 +131,14 @@ def partition_keys(parts: Sequence[Part]) -> list[dict[str, pa.Scalar]]:
 
 
 def with_keys(table: pa.Table, keys: Mapping[str, pa.Scalar]) -> pa.Table:
-    """Rows with a column for each key that holds for all of them, the last ones.
+    """Rows with a column for each key that holds for all of them, the first ones.
 
     Args:
         table: the rows.
         keys: as `partition_keys` gives them.
     """
-    for key, value in keys.items():
-        table = table.append_column(key, pa.repeat(value, len(table)))
+    for number, (key, value) in enumerate(keys.items()):
+        table = table.add_column(number, key, pa.repeat(value, len(table)))
     return table
 
 

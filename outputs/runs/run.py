@@ -2,7 +2,7 @@
 
 <out>/<job>-<run id>/
     manifest.json            only in a finished run; readers follow it
-    tokens.parquet, topk/layer=L/head=N/part-*.parquet, ...
+    tokens.parquet, topk/L1H5/part-*.parquet, ...
     _state/plan.json         the shards, fixed at the first submission
     _state/receipts.jsonl    the shards committed so far; objects _state/receipts/ in a store
     _state/failures.log      tracebacks of shards that could not be computed

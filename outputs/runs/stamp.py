@@ -8,6 +8,7 @@ import pyarrow as pa
 
 import qkatlas
 from qkatlas.outputs.runs.identity import Request
+from qkatlas.outputs.runs.layout import place_of
 
 PREFIX = "qkatlas."
 """Before every key, as `qkatlas.run_id`."""
@@ -49,18 +50,17 @@ def stamped(table: pa.Table, stamp: Mapping[str, str], path: str) -> pa.Table:
     Args:
         table: the rows; what else its schema says stays.
         stamp: as `stamp_of` gives it.
-        path: of its file in the run folder; one in `layer=L/head=N/` is also told its head and circuit.
+        path: of its file in the run folder; one of a head is also told its head and circuit.
     """
-    name, *folders = path.split("/")[:-1] or [""]
-    keys = dict(folder.split("=", 1) for folder in folders if "=" in folder)
+    place = place_of(path)
     of_part = {}
-    if "layer" in keys and "head" in keys:
+    if "layer" in place and "head" in place:
         of_part = {
-            "head": f"L{keys['layer']}H{keys['head']}",
-            "circuit": "ov" if name.startswith(_OF_WRITING) else "qk",
+            "head": f"L{place['layer']}H{place['head']}",
+            "circuit": "ov" if path.startswith(_OF_WRITING) else "qk",
         }
-    elif "layer" in keys:
-        of_part = {"layer": keys["layer"]}
+    elif "layer" in place:
+        of_part = {"layer": str(place["layer"])}
     said = {f"{PREFIX}{key}": text for key, text in of_part.items()}
     return table.replace_schema_metadata({**(table.schema.metadata or {}), **stamp, **said})
 

@@ -367,10 +367,8 @@ def full_size(finish_run: Finish, tmp_path_factory: pytest.TempPathFactory) -> P
     spelled = [f" token{number}" for number in range(size)]
     tables = {
         "tokens.parquet": pa.table({"token_id": ids, "text": spelled, "is_special": np.zeros(size, bool)}),
-        "topk/layer=1/head=5/part-00000.parquet": pa.table(
-            [pa.array(ids), *lists], names=["token_id", "key_ids", "scores"]
-        ),
-        "self/layer=1/head=5/part-00000.parquet": pa.table({"token_id": ids, **own}),
+        "topk/L1H5/part-00000.parquet": pa.table([pa.array(ids), *lists], names=["token_id", "key_ids", "scores"]),
+        "self/L1H5/part-00000.parquet": pa.table({"token_id": ids, **own}),
     }
     tokens = finish_run(out, "full-vocab", tables, {"head": "L1H5", "states": "mlp", "scores": "attention"})
     community = (ids % 400).astype(np.int32)

@@ -58,7 +58,7 @@ def test_it_runs_reports_and_equals_numpy(example: Path, random_model: Path, tmp
     out = tmp_path / "runs"
     run(example, "norms", "--model", random_model, "--layer", 2, "--in-process", "--out", out)
     (folder,) = out.iterdir()
-    found = pq.read_table(folder / "norms/layer=2", partitioning=None).sort_by("token_id")
+    found = pq.read_table(folder / "norms/L2", partitioning=None).sort_by("token_id")
     weights = reference.in_float64(reference.tensors_of(random_model))
     norm_V = np.linalg.norm(reference.mlp_states(weights, 2), axis=1)
     np.testing.assert_allclose(found["norm"].to_numpy(), norm_V, rtol=1e-5)
@@ -85,7 +85,7 @@ def page_of(report: Path) -> str:
 def test_the_page_of_tables_describes_its_columns(example: Path) -> None:
     program = f"import runpy; runpy.run_path({str(ROOT / 'docs/tables.py')!r}, run_name='__main__')"
     page = run(example, program=program)
-    assert "## `norms/layer=L/part-*.parquet`" in page
+    assert "## `norms/L1/part-*.parquet`" in page
     assert "| `collapsed_share` | float64 |" in page
 
 

@@ -38,7 +38,7 @@ def folders(finish_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
     out = tmp_path_factory.mktemp("readers")
     ids = pa.array(range(2), pa.int32())
     tables = {
-        f"topk/layer={layer}/head={head}/part-0.parquet": pa.table(
+        f"topk/L{layer}H{head}/part-0.parquet": pa.table(
             {"token_id": ids, "key_ids": pa.array([[layer, head]] * 2, pa.list_(pa.int32(), 2))}
         )
         for layer, head in HEADS
@@ -83,13 +83,11 @@ def test_types_are_as_the_page_says(folders: dict[str, str]) -> None:
     import polars
     import pyarrow.dataset
 
-    hive = pyarrow.dataset.HivePartitioning.discover()
     topk = f"{folders['run']}/topk"
-    assert str(pandas.read_parquet(topk)["layer"].dtype) == "category"
-    assert str(pandas.read_parquet(topk, partitioning=hive)["layer"].dtype) == "int32"
-    assert polars.read_parquet(topk)["layer"].dtype == polars.Int64
-    asked = duckdb.sql(f"SELECT layer FROM read_parquet('{topk}/**/*.parquet', hive_partitioning = true)")
-    assert [str(kind) for kind in asked.types] == ["BIGINT"]
+    assert str(pandas.read_parquet(topk)["layer"].dtype) == "int32"
+    assert polars.read_parquet(topk)["layer"].dtype == polars.Int32
+    asked = duckdb.sql(f"SELECT layer FROM read_parquet('{topk}/**/*.parquet')")
+    assert [str(kind) for kind in asked.types] == ["INTEGER"]
     assert pandas.read_parquet(f"{folders['published']}/data/topk")["layer"].dtype == "int32"
     found = pyarrow.dataset.dataset(topk, partitioning="hive").to_table()
     assert found.schema.field("layer").type == pa.int32()

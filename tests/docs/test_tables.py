@@ -35,9 +35,7 @@ def test_every_table_of_every_job_is_there() -> None:
             writers = said.split("Written by ")[1].split(";")[0]
             assert name in writers or (writers.startswith("every job but ") and not writers.endswith(name))
             assert all(f"| `{column}` |" in said for column in table.schema.names)
-    assert (
-        "full-vocab (without kin_z and suppression_index), head-scan" in sections["self/layer=L/head=N/part-*.parquet"]
-    )
+    assert "full-vocab (without kin_z and suppression_index), head-scan" in sections["self/L1H5/part-*.parquet"]
     assert "Written by ablation --kind mean;" in sections["output_sums/corpus=C/part-*.parquet"]
 
 

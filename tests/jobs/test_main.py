@@ -128,11 +128,11 @@ def test_a_run_from_first_command_to_verify(submit: Submit, planted_tiny: Path, 
     assert code == 0
     assert "sound, 3072 rows" in printed
 
-    part = part_file(folder, "self/layer=1/head=5/part-00000")
+    part = part_file(folder, "self/L1H5/part-00000")
     part.write_bytes(part.read_bytes()[:-1])
     code, printed, error = submit("verify", folder)
     assert code == 1
-    assert f"self/layer=1/head=5/{part.name} has" in printed
+    assert f"self/L1H5/{part.name} has" in printed
     assert "submit the same request again" in error
     assert full_vocab(submit, planted_tiny)[0] == 0
     assert submit("verify", folder)[0] == 0

@@ -12,7 +12,7 @@ from qkatlas.outputs.runs.run import Run
 
 
 def part_file(folder: str | os.PathLike[str], path: str) -> Path:
-    """The one file of a part, named without its hash: `topk/layer=1/head=5/part-00003`."""
+    """The one file of a part, named without its hash: `topk/L1H5/part-00003`."""
     (file,) = Path(folder).glob(f"{path}-*.parquet")
     return file
 

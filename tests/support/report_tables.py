@@ -65,9 +65,9 @@ def token_tables(*, raw: bool = False, seed: int = 0) -> dict[str, pa.Table]:
     half = SIZE // 2
     return {
         "tokens.parquet": pa.table([ids, pa.array(texts), pa.array(spellings()), special], schema=schemas.TOKENS),
-        "topk/layer=1/head=5/part-00000.parquet": topk.slice(0, half),
-        "topk/layer=1/head=5/part-00001.parquet": topk.slice(half),
-        "self/layer=1/head=5/part-00000.parquet": pa.table([pa.array(one) for one in own], schema=schemas.SELF),
+        "topk/L1H5/part-00000.parquet": topk.slice(0, half),
+        "topk/L1H5/part-00001.parquet": topk.slice(half),
+        "self/L1H5/part-00000.parquet": pa.table([pa.array(one) for one in own], schema=schemas.SELF),
     }
 
 

@@ -11,6 +11,7 @@ from qkatlas.outputs.places.folder import Folder
 from qkatlas.outputs.places.open import open_folder
 from qkatlas.outputs.runs.identity import identify
 from qkatlas.outputs.runs.journal import Receipt
+from qkatlas.outputs.runs.layout import placed
 from qkatlas.outputs.runs.part import write_part
 from qkatlas.outputs.runs.provenance import Provenance
 from qkatlas.outputs.runs.run import Run
@@ -40,10 +41,13 @@ def finish(out: Path | Folder, *, origin: Provenance = ORIGIN, **spec: object) -
             parts = tuple(
                 write_part(
                     run.folder,
-                    f"{table}/layer=0/head=0/part-{number:05d}.parquet",
-                    pa.table({"token_id": pa.array([number], pa.int32()), "score": [value]}),
+                    path,
+                    placed(pa.table({"token_id": pa.array([number], pa.int32()), "score": [value]}), path),
                 )
-                for table, value in (("topk", 1.0), ("self", 2.0))
+                for path, value in (
+                    (f"topk/L0H0/part-{number:05d}.parquet", 1.0),
+                    (f"self/L0H0/part-{number:05d}.parquet", 2.0),
+                )
             )
             run.record(Receipt(shard=shard.name, inputs="i", parts=parts))
         table = pa.table({"token_id": pa.array([0, 1, 2], pa.int32())})

@@ -326,7 +326,7 @@ def test_a_lock_that_is_no_file_keeps_nobody_from_reading(
 @pytest.mark.parametrize("kind", NO_FILES)
 def test_a_table_that_is_no_file_is_found_and_set_aside(kind: str, tmp_path: Path) -> None:
     one = finish(tmp_path)
-    stranger, table = Path(one.folder) / "topk/layer=0/head=0/strange.parquet", Path(one.folder) / "tokens.parquet"
+    stranger, table = Path(one.folder) / "topk/L0H0/strange.parquet", Path(one.folder) / "tokens.parquet"
     table.unlink()
     NO_FILES[kind](stranger)
     NO_FILES[kind](table)

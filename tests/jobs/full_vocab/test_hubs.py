@@ -130,7 +130,7 @@ def test_a_head_scan_leaves_the_same_keys_out(random_model: Path, tmp_path: Path
         )
         for share in (SHARE, None)
     ]
-    place = "topk/layer=1/head=2"
+    place = "topk/L1H2"
     assert ds.dataset(Path(scans[0].folder) / place).to_table().equals(ds.dataset(Path(run.folder) / place).to_table())
     hubs = pq.read_table(Path(scans[0].folder) / "hubs.parquet").to_pylist()
     assert [row for row in hubs if row["head"] == 2] == pq.read_table(Path(run.folder) / "hubs.parquet").to_pylist()

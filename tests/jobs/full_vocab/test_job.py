@@ -25,9 +25,9 @@ from qkatlas.jobs.full_vocab.spec import FullVocab
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.loop.result import Result
 from qkatlas.jobs.loop.service import submit
+from qkatlas.jobs.worker.tables import SELF
 from qkatlas.outputs.runs import soundness
 from qkatlas.outputs.runs.run import Run
-from qkatlas.outputs.schemas import scores as schemas
 
 
 def compute(folder: Path, out: Path, *, executor: Executor | None = None, **spec: Any) -> Result:
@@ -96,21 +96,21 @@ def test_files_follow_the_data_contract(planted_tiny: Path, tmp_path: Path) -> N
     run = compute(planted_tiny, tmp_path, shards=2, top_k=10).run
     digests = {path: digest[:12] for path, digest in hashes(run).items()}
     assert [path.removesuffix(f"-{digest}.parquet") for path, digest in sorted(digests.items())] == [
-        "self/layer=1/head=5/part-00000",
-        "self/layer=1/head=5/part-00001",
+        "self/L1H5/part-00000",
+        "self/L1H5/part-00001",
         "tokens.parquet",
-        "topk/layer=1/head=5/part-00000",
-        "topk/layer=1/head=5/part-00001",
+        "topk/L1H5/part-00000",
+        "topk/L1H5/part-00001",
     ]
-    topk = pq.ParquetFile(part_file(run.folder, "topk/layer=1/head=5/part-00001")).schema_arrow
-    assert topk.names == ["token_id", "key_ids", "scores"]
+    topk = pq.ParquetFile(part_file(run.folder, "topk/L1H5/part-00001")).schema_arrow
+    assert topk.names == ["layer", "head", "token_id", "key_ids", "scores"]
     assert topk.field("token_id").type == pa.int32()
     assert topk.field("key_ids").type == pa.list_(pa.int32(), 10)
     assert topk.field("scores").type == pa.list_(pa.float32(), 10)
     assert topk.field("scores").metadata[b"unit"] == b"nats"
     assert topk.field("scores").metadata[b"shape"] == b"[10]"
-    own = pq.read_schema(part_file(run.folder, "self/layer=1/head=5/part-00000"))
-    assert own.equals(schemas.SELF, check_metadata=True)
+    own = pq.read_schema(part_file(run.folder, "self/L1H5/part-00000"))
+    assert own.equals(SELF.columns, check_metadata=True)
     tokens = pq.read_table(run.folder / "tokens.parquet")
     assert tokens.schema.names == ["token_id", "text", "bytes", "is_special"]
     assert tokens["token_id"].to_pylist() == list(range(1024))

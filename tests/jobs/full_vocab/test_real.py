@@ -92,7 +92,7 @@ def test_tables_of_smollm2_equal_float64(
     first, last = {None: (1, 1), "5": (5, 5), "mean:1-4": (1, 4)}[offset]
     mean_RH = np.mean([turned(queries_RH, one) for one in range(first, last + 1)], axis=0)
     scores_RV = mean_RH @ keys_VH.T / np.sqrt(WIDTH)
-    place = f"layer={layer}/head={head}"
+    place = f"L{layer}H{head}"
     top, own = (
         pq.read_table(folder / name / place, partitioning=None).sort_by("token_id").take(ids_R)
         for name in ("topk", "self")

@@ -19,6 +19,7 @@ from qkatlas.jobs.head_scan.spec import HeadScan
 from qkatlas.jobs.head_scan.written import copy_suppression
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.loop.service import submit
+from qkatlas.jobs.worker.ov import OV_SELF_WITH_KIN
 from qkatlas.outputs.runs import soundness
 from qkatlas.outputs.runs.reader import list_matrix
 from qkatlas.outputs.runs.run import Run
@@ -37,7 +38,7 @@ def scan(folder: Path, out: Path, **spec: Any) -> Run:
 
 
 def rows_of(run: Run, table: str, layer: int, head: int) -> pa.Table:
-    return pq.read_table(part_file(run.folder, f"{table}/layer={layer}/head={head}/part-00000"), partitioning=None)
+    return pq.read_table(part_file(run.folder, f"{table}/L{layer}H{head}/part-00000"), partitioning=None)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_the_row_of_a_head_follows_from_its_tables(runs: dict[str, Run]) -> None
     spectrum = pq.read_table(run.folder / "ov_spectrum.parquet")
     for row, (layer, head) in zip(heads.to_pylist(), ((1, 2), (2, 0)), strict=True):
         own = rows_of(run, "ov_self", layer, head)
-        assert own.schema.equals(schemas.SELF_WITH_KIN, check_metadata=True)
+        assert own.schema.equals(OV_SELF_WITH_KIN.columns, check_metadata=True)
         rank = own["self_rank"].to_numpy()
         assert row["ov_self_rank_mean"] == rank.mean()
         assert row["ov_self_top10_share"] == (rank <= 10).mean()
@@ -93,7 +94,7 @@ def test_the_row_of_a_head_follows_from_its_tables(runs: dict[str, Run]) -> None
         assert row["ov_self_lowest10_share"] == suppresses_V.mean()
         best_VK = list_matrix(rows_of(run, "topk", layer, head), "key_ids")
         kin_VN = list_matrix(
-            pq.read_table(part_file(run.folder, f"kin/layer={layer}/part-00000"), partitioning=None), "kin_ids"
+            pq.read_table(part_file(run.folder, f"kin/L{layer}/part-00000"), partitioning=None), "kin_ids"
         )
         joined = [
             any(suppresses_V[key] for key in set(keys) & set(kin))

@@ -40,8 +40,8 @@ def run(finish_run: Callable[..., Path], tmp_path: Path) -> qk.OpenedRun:
     own = pa.table({"token_id": pa.array([0, 1, 2], pa.int32()), "self_rank": pa.array([3, 2, 1], pa.int32())})
     tables = {"tokens.parquet": tokens}
     for head in (3, 10):
-        tables[f"topk/layer=1/head={head}/part-0.parquet"] = scores(float(head))
-        tables[f"self/layer=1/head={head}/part-0.parquet"] = own
+        tables[f"topk/L1H{head}/part-0.parquet"] = scores(float(head))
+        tables[f"self/L1H{head}/part-0.parquet"] = own
     return qk.open(finish_run(tmp_path / "runs", "full-vocab", tables, {"head": "L1H3", "states": "mlp"}))
 
 

@@ -118,8 +118,8 @@ def test_other_readers_need_no_code_of_ours(submit: Submit, planted_tiny: Path, 
     assert submit(*request(planted_tiny))[0] == 0
     folder = only_run(out).folder
     # What pyarrow removes leaves a marker of the folder, which no reader may take for a table.
-    folder.write("topk/layer=1/head=5/stray.parquet", b"x")
-    folder.move("topk/layer=1/head=5/stray.parquet", "_state/quarantine/stray.parquet")
+    folder.write("topk/L1H5/stray.parquet", b"x")
+    folder.move("topk/L1H5/stray.parquet", "_state/quarantine/stray.parquet")
     expected = ds.dataset(local.folder / "topk", partitioning="hive").to_table().sort_by("token_id")
     table = ds.dataset(f"{folder.path}/topk", filesystem=folder.filesystem, partitioning="hive").to_table()
     assert table.sort_by("token_id").equals(expected)
@@ -285,10 +285,10 @@ def test_an_object_that_is_gone_cut_or_strange_is_repaired_by_submitting_again(
     assert isinstance(found.folder, ObjectFolder)
     found.folder.remove(one)
     found.folder.write(two, found.folder.read(two)[:-1])
-    found.folder.write("topk/layer=1/head=5/stray.parquet", b"stray")
+    found.folder.write("topk/L1H5/stray.parquet", b"stray")
     code, printed, error = submit("verify", found.folder)
     assert code == 1
-    assert [line.split()[0] for line in printed.splitlines()] == [one, two, "topk/layer=1/head=5/stray.parquet"]
+    assert [line.split()[0] for line in printed.splitlines()] == [one, two, "topk/L1H5/stray.parquet"]
     assert "submit the same request again to repair it" in error
     assert "damaged" in submit("runs")[1]
     code, printed, _ = submit(*request(planted_tiny))

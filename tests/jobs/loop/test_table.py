@@ -15,15 +15,15 @@ def table(file: str = "", **more: object) -> Table:
     return Table(name="topk", rows="one row a token", schema=SCHEMA, file=file, **more)  # type: ignore[arg-type]
 
 
-HEAD = "topk/layer={layer}/head={head}/part-{part:05d}.parquet"
+HEAD = "topk/L{layer}H{head}/part-{part:05d}.parquet"
 
 
 @pytest.mark.parametrize(
     ("file", "whole", "path", "folder", "glob", "pattern"),
     [
         ("", True, "topk.parquet", "topk", "topk.parquet", "topk.parquet"),
-        (HEAD, False, "topk/layer=2/head=1/part-00007.parquet", "topk", "topk/**/*.parquet",
-         "topk/layer=L/head=H/part-*.parquet"),
+        (HEAD, False, "topk/L2H1/part-00007.parquet", "topk", "topk/**/*.parquet",
+         "topk/L1H0/part-*.parquet"),
         ("topk/part-{part:05d}.parquet", False, "topk/part-00007.parquet", "topk", "topk/*.parquet",
          "topk/part-*.parquet"),
         ("best/source={source}/part-{part:05d}.parquet", False, "best/source=3/part-00007.parquet", "best",
@@ -33,7 +33,7 @@ HEAD = "topk/layer={layer}/head={head}/part-{part:05d}.parquet"
 def test_where_the_files_of_a_table_lie(
     file: str, whole: bool, path: str, folder: str, glob: str, pattern: str
 ) -> None:
-    declared = table(file, shown={"head": "H"})
+    declared = table(file, shown={"head": "0"})
     shard = Shard("s", "g", {"layer": 2, "head": 1, "part": 7, "source": 3}, "rows")
     assert declared.whole is whole
     assert declared.path(None if whole else shard) == path
@@ -41,7 +41,7 @@ def test_where_the_files_of_a_table_lie(
 
 
 def test_a_part_is_the_first_where_shards_do_not_count_them() -> None:
-    assert table(HEAD).path(Shard("s", "g", {"layer": 0, "head": 5})) == "topk/layer=0/head=5/part-00000.parquet"
+    assert table(HEAD).path(Shard("s", "g", {"layer": 0, "head": 5})) == "topk/L0H5/part-00000.parquet"
 
 
 def test_a_shard_without_a_bound_that_the_path_names_is_no_part_of_the_table() -> None:
@@ -55,7 +55,7 @@ def test_fields_that_are_no_bounds_are_asked_for() -> None:
 
 
 def test_the_docs_write_layers_heads_and_parts_as_everywhere() -> None:
-    assert table(HEAD).pattern == "topk/layer=L/head=N/part-*.parquet"
+    assert table(HEAD).pattern == "topk/L1H5/part-*.parquet"
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from qkatlas.jobs.loop.result import Result
 from qkatlas.jobs.loop.service import submit
 from qkatlas.jobs.main import run as command
 from qkatlas.jobs.plan.shape import Shape
-from qkatlas.jobs.positions.job import PositionsJob
+from qkatlas.jobs.positions.job import KERNELS, PositionsJob
 from qkatlas.jobs.positions.plan import plan_positions
 from qkatlas.jobs.positions.spec import Positions
 from qkatlas.outputs.runs import soundness
@@ -59,7 +59,7 @@ def rotary(planted_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def kernel_of(run: Run, layer: int, head: int) -> pa.Table:
-    return pq.read_table(part_file(run.folder, f"kernels/layer={layer}/head={head}/part-00000"), partitioning=None)
+    return pq.read_table(part_file(run.folder, f"kernels/L{layer}H{head}/part-00000"), partitioning=None)
 
 
 def rows_of(run: Run) -> pd.DataFrame:
@@ -77,7 +77,7 @@ def test_tables_are_there_and_say_what_their_schemas_say(whole: Run) -> None:
     assert table["tv_factorised"].null_count == 2
     for row in table.to_pylist():
         kernel = kernel_of(whole, row["layer"], row["head"])
-        assert kernel.schema.equals(schemas.KERNELS, check_metadata=True)
+        assert kernel.schema.equals(KERNELS.columns, check_metadata=True)
         share_O = kernel["share"].to_numpy()
         np.testing.assert_array_equal(kernel["offset"].to_numpy(), np.arange(23))
         assert share_O.sum() == pytest.approx(1)

@@ -25,7 +25,7 @@ def out(finish_run: Callable[..., Path], tmp_path: Path) -> Path:
     ids = pa.array(range(3), pa.int32())
     tables = {"tokens.parquet": pa.table({"token_id": ids, "text": ["a", "b", "c"]})}
     for head in (0, 1):
-        tables[f"self/layer=0/head={head}/part-0.parquet"] = pa.table({"token_id": ids, "self_rank": ids})
+        tables[f"self/L0H{head}/part-0.parquet"] = pa.table({"token_id": ids, "self_rank": ids})
     finish_run(tmp_path / "runs", "full-vocab", tables, {"head": "L0H0"})
     return tmp_path / "runs"
 

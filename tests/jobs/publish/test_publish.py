@@ -35,7 +35,7 @@ def out(finish_run: Callable[..., Path], tmp_path: Path) -> Path:
     tables = {"tokens.parquet": pa.table({"token_id": ids, "text": ["a", "b", "c"], "bytes": [b"a", b"\xff", None]})}
     for layer, head in ((0, 2), (0, 11), (3, 2)):
         keys = pa.array([[layer, head]] * 3, pa.list_(pa.int32(), 2))
-        tables[f"topk/layer={layer}/head={head}/part-0.parquet"] = pa.Table.from_arrays([ids, keys], schema=schema)
+        tables[f"topk/L{layer}H{head}/part-0.parquet"] = pa.Table.from_arrays([ids, keys], schema=schema)
     finish_run(tmp_path / "runs", "full-vocab", tables, SPEC)
     return tmp_path / "runs"
 
@@ -67,7 +67,8 @@ def test_files_have_layer_and_head_in_columns(published: Path, out: Path) -> Non
         assert said[b"qkatlas.run_id"].decode() == run.listed.run_id
         assert json.loads(said[b"qkatlas.settings"]) == SPEC
     assert pq.read_schema(file.parents[1] / "topk/00000-of-00003.parquet").field("layer").metadata == {
-        b"description": b"layer of the head, from 0"
+        b"description": b"layer, from 0",
+        b"shape": b"scalar",
     }
 
 

@@ -34,7 +34,7 @@ def out(finish_run: Callable[..., Path], tmp_path: Path) -> Path:
     }
     for head in (2, 11):
         keys = [[1, 0], [0, 3], [3, 2], [2, 1]]
-        tables[f"topk/layer=0/head={head}/part-0.parquet"] = pa.table(
+        tables[f"topk/L0H{head}/part-0.parquet"] = pa.table(
             {
                 "token_id": ids,
                 "key_ids": pa.array(keys, pa.list_(pa.int32(), 2)),

@@ -318,7 +318,7 @@ def test_what_is_not_whole_is_refused_in_one_line(
     half = {path: table for path, table in token_tables().items() if not path.startswith("self/")}
     assert "no table that a report shows" in refused(capfd, finish_run(out, "full-vocab", half), *place)
 
-    part = tokens / "topk/layer=1/head=5/part-00001.parquet"
+    part = tokens / "topk/L1H5/part-00001.parquet"
     whole = part.read_bytes()
     part.write_bytes(whole[:-1] + b"?")  # the same size: only the hash tells
     assert "part-00001.parquet has other content" in refused(capfd, tokens, *place)

@@ -248,7 +248,7 @@ def test_the_unsteered_point_is_the_full_vocab_run_of_the_same_states(
     for folder in (run.folder, plain.folder):
         assert len(list((Path(folder) / "topk").rglob("*.parquet"))) == 1
     found, expected = (
-        pq.read_table(part_file(of.folder, "topk/layer=2/head=3/part-00000"), partitioning=None) for of in (run, plain)
+        pq.read_table(part_file(of.folder, "topk/L2H3/part-00000"), partitioning=None) for of in (run, plain)
     )
     assert found.equals(expected)
     assert grid_of(run)[1]["overlap_at_k"] == 1 > grid_of(run)[2]["overlap_at_k"]
@@ -288,7 +288,7 @@ def test_a_stopped_run_ends_with_the_same_files(
     assert steer(random_model, tmp_path, **GRID).computed == 0
 
 
-@pytest.mark.parametrize("table", ["kin/layer=1", "topk/layer=1/head=5", "steered/point=0003", "heatmap"])
+@pytest.mark.parametrize("table", ["kin/L1", "topk/L1H5", "steered/point=0003", "heatmap"])
 def test_a_damaged_part_is_computed_again_and_nothing_else(
     random_model: Path, small_grid: Run, tmp_path: Path, table: str
 ) -> None:
@@ -361,7 +361,7 @@ def test_kin_of_other_states_are_not_taken(
 
 def test_kin_that_are_not_what_was_committed_are_not_taken(random_model: Path, tmp_path: Path) -> None:
     other = steer(random_model, tmp_path / "other", **GRID).run
-    part_file(other.folder, "kin/layer=1/part-00000").write_bytes(b"")
+    part_file(other.folder, "kin/L1/part-00000").write_bytes(b"")
     job = SteeringJob(Steering(**{**GRID, "skew": "drop"}), Model.open("test", random_model), kin_of=other)
     result = submit(job, out=tmp_path / "copied", executor=InProcessExecutor(), gpus=0)
     assert soundness.faults(result.run) == []

@@ -38,7 +38,7 @@ def contents(run: Run) -> dict[str, bytes]:
     return {part.path: Path(run.folder, part.path).read_bytes() for part in run.manifest().parts}
 
 
-@pytest.mark.parametrize("path", ["topk", "topk/layer=0", "topk/layer=0/head=0", "tokens.parquet"])
+@pytest.mark.parametrize("path", ["topk", "topk/L0H0", "tokens.parquet"])
 def test_a_linked_folder_is_followed(path: str, run: Run, elsewhere: Path) -> None:
     rows, manifest = read_whole(run, "topk"), Path(run.folder, "manifest.json").read_bytes()
     move(run, path, elsewhere)
@@ -76,16 +76,14 @@ def test_what_is_damaged_behind_a_link_is_computed_again_there(
 
 def test_a_link_to_what_is_not_the_runs_is_set_aside_and_its_target_left_alone(run: Run, elsewhere: Path) -> None:
     (elsewhere / "mine.parquet").write_bytes(b"mine")
-    Path(run.folder, "topk/layer=1").symlink_to(elsewhere)
+    Path(run.folder, "topk/L1H0").symlink_to(elsewhere)
     Path(run.folder, "topk/back").symlink_to(run.folder)
     Path(run.folder, "topk/nowhere").symlink_to(elsewhere / "nowhere")
-    assert soundness.faults(run) == [
-        f"topk/{name} was not written by the run" for name in ("back", "layer=1", "nowhere")
-    ]
+    assert soundness.faults(run) == [f"topk/{name} was not written by the run" for name in ("L1H0", "back", "nowhere")]
     finish(run.folder.parent)
     assert soundness.faults(run) == []
     assert (elsewhere / "mine.parquet").read_bytes() == b"mine"
-    assert not Path(run.folder, "topk/layer=1").is_symlink()
+    assert not Path(run.folder, "topk/L1H0").is_symlink()
 
 
 def test_a_linked_folder_whose_disk_is_gone_is_computed_anew(run: Run, elsewhere: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from qkatlas.outputs.places import local_folder
 from qkatlas.outputs.places.local_folder import LocalFolder, write_whole
-from qkatlas.outputs.runs.part import Part, faults, partition, write_part, write_table
+from qkatlas.outputs.runs.part import Part, faults, write_part, write_table
 from qkatlas.outputs.runs.record import Entry
 
 TABLE = pa.table({"token_id": pa.array(range(300), pa.int32()), "score": pa.array([0.5] * 300, pa.float32())})
@@ -39,8 +39,8 @@ def test_ids_have_a_dictionary_and_scores_have_none(tmp_path: Path) -> None:
 
 
 def test_a_part_is_what_its_record_says(tmp_path: Path) -> None:
-    part = write_part(LocalFolder(tmp_path), partition("topk", 1, 5, 3), TABLE)
-    assert part.path == f"topk/layer=1/head=5/part-00003-{part.sha256[:12]}.parquet"
+    part = write_part(LocalFolder(tmp_path), "topk/L1H5/part-00003.parquet", TABLE)
+    assert part.path == f"topk/L1H5/part-00003-{part.sha256[:12]}.parquet"
     file = tmp_path / part.path
     assert part.rows == 300
     assert part.bytes == file.stat().st_size

@@ -36,7 +36,7 @@ def whole(shards: Sequence[Shard]) -> bool:
 
 def compute(run: Run, shard: Shard, inputs: str = "i", value: float = 1.0) -> Receipt:
     table = pa.table({"token_id": pa.array([shard.bounds["start"]], pa.int32()), "score": [value]})
-    part = write_part(run.folder, f"topk/layer=0/head=0/part-{shard.bounds['start']:05d}.parquet", table)
+    part = write_part(run.folder, f"topk/L0H0/part-{shard.bounds['start']:05d}.parquet", table)
     return Receipt(shard=shard.name, inputs=inputs, parts=(part,))
 
 
@@ -113,9 +113,9 @@ def test_parts_from_other_inputs_do_not_stand_beside_new_ones(run: Run) -> None:
 
 def test_files_the_run_did_not_write_are_reported_and_set_aside(run: Run) -> None:
     finish(run)
-    stray = Path(run.folder) / "topk/layer=0/head=0/part-00099.parquet"
+    stray = Path(run.folder) / "topk/L0H0/part-00099.parquet"
     stray.write_bytes(b"not ours")
-    assert soundness.faults(run) == ["topk/layer=0/head=0/part-00099.parquet was not written by the run"]
+    assert soundness.faults(run) == ["topk/L0H0/part-00099.parquet was not written by the run"]
     finish(run)
     assert not stray.exists()
     assert [file.read_bytes() for file in (Path(run.folder) / "_state/quarantine").iterdir()] == [b"not ours"]
@@ -137,7 +137,7 @@ def test_a_part_changed_before_the_commit_stops_it(run: Run) -> None:
 def test_leftovers_of_a_killed_writer_are_removed(run: Run) -> None:
     with run.driving():
         compute(run, SHARDS[0])
-    leftover = Path(run.folder) / "topk/layer=0/head=0/.part-00000.parquet.0f.tmp"
+    leftover = Path(run.folder) / "topk/L0H0/.part-00000.parquet.0f.tmp"
     leftover.write_bytes(b"half")
     with run.driving():
         assert not leftover.exists()

@@ -33,7 +33,7 @@ def part(manifest: dict[str, Any], beginning: str) -> dict[str, Any]:
     return next(one for one in manifest["parts"] if one["path"].startswith(beginning))
 
 
-def of(name: str, value: object, beginning: str = "topk/layer=0/head=0/part-00001") -> Change:
+def of(name: str, value: object, beginning: str = "topk/L0H0/part-00001") -> Change:
     return lambda manifest, folder: part(manifest, beginning).__setitem__(name, value)
 
 
@@ -91,13 +91,13 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "a short hash": (of("sha256", "abc"), "sha256 is 'abc', no SHA-256"),
     "a hash in capitals": (of("sha256", "A" * 64), "no SHA-256"),
     "another hash": (of("sha256", "0" * 64), "has other content than was committed"),
-    "a part twice": (twice, "lists the part topk/layer=0/head=0/part-00000"),
+    "a part twice": (twice, "lists the part topk/L0H0/part-00000"),
     "a copy of a part": (copied, "is listed, but of no shard"),
     "a shard twice": (same_shard_twice, "lists the shard s0 2 times"),
     "a shard less": (fewer_shards, "other shards than _state/plan.json"),
-    "a part less": (without("topk/layer=0/head=0/part-00002", file=True), "does not list topk"),
+    "a part less": (without("topk/L0H0/part-00002", file=True), "does not list topk"),
     "a part less whose file is there": (without("self/", file=False), "was not written by the run"),
-    "text": (listed_by_its_own_hash("topk/layer=0/head=0/part-00003.parquet", b"text"), "is no Parquet file"),
+    "text": (listed_by_its_own_hash("topk/L0H0/part-00003.parquet", b"text"), "is no Parquet file"),
     "a path of no table": (of("path", "_state/plan.json"), "no file among the tables"),
     "a path that is no Parquet file": (of("path", "manifest.json"), "no Parquet file"),
     "a path that leads out": (of("path", "topk/../../x.parquet"), "no file among the tables"),
@@ -124,7 +124,7 @@ def test_a_manifest_that_says_otherwise_is_found_and_repaired(name: str, run: Ru
     assert (folder / "manifest.json").read_bytes() == original
 
 
-@pytest.mark.parametrize("beginning", ["topk/layer=0/head=0/part-00000", "topk/layer=0/head=0/part-00001"])
+@pytest.mark.parametrize("beginning", ["topk/L0H0/part-00000", "topk/L0H0/part-00001"])
 def test_a_part_that_is_not_listed_shows_without_a_journal(beginning: str, run: Run) -> None:
     folder = Path(run.folder)
     (folder / "_state/receipts.jsonl").unlink()
@@ -132,7 +132,7 @@ def test_a_part_that_is_not_listed_shows_without_a_journal(beginning: str, run: 
     manifest = json.loads((folder / "manifest.json").read_text())
     without(beginning, file=True)(manifest, folder)
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    assert soundness.faults(run) == ["manifest.json does not list the parts of topk/layer=0/head=0 one by one from 0"]
+    assert soundness.faults(run) == ["manifest.json does not list the parts of topk/L0H0 one by one from 0"]
 
 
 def test_a_shard_without_any_part_shows_without_a_journal(run: Run) -> None:
@@ -140,7 +140,7 @@ def test_a_shard_without_any_part_shows_without_a_journal(run: Run) -> None:
     (folder / "_state/receipts.jsonl").unlink()
     manifest = json.loads((folder / "manifest.json").read_text())
     for table in ("topk", "self"):
-        without(f"{table}/layer=0/head=0/part-00002", file=True)(manifest, folder)
+        without(f"{table}/L0H0/part-00002", file=True)(manifest, folder)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     assert soundness.faults(run) == ["manifest.json lists no part of shard s2"]
 

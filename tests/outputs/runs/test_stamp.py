@@ -35,11 +35,11 @@ def test_a_part_names_its_run_its_model_and_its_head() -> None:
         "model": "llama, 3 layers of 8 heads, 1024 tokens", "version": qkatlas.__version__, "states": "context",
         "offset": "1", "scores": "attention",
     }  # fmt: skip
-    assert said("topk/layer=1/head=5/part-00000.parquet", SPEC) == run | {"head": "L1H5", "circuit": "qk"}
-    assert said("ov_self/layer=2/head=0/part-00000.parquet", SPEC) == run | {"head": "L2H0", "circuit": "ov"}
+    assert said("topk/L1H5/part-00000.parquet", SPEC) == run | {"head": "L1H5", "circuit": "qk"}
+    assert said("ov_self/L2H0/part-00000.parquet", SPEC) == run | {"head": "L2H0", "circuit": "ov"}
     assert said("tokens.parquet", SPEC) == run | {"head": "L1H5"}
-    assert said("kin/layer=2/part-00000.parquet", {"states": "mlp"})["layer"] == "2"
-    assert "head" not in said("kin/layer=2/part-00000.parquet", {"states": "mlp"})
+    assert said("kin/L2/part-00000.parquet", {"states": "mlp"})["layer"] == "2"
+    assert "head" not in said("kin/L2/part-00000.parquet", {"states": "mlp"})
 
 
 def test_a_model_of_a_record_that_does_not_describe_it_is_unknown() -> None:
@@ -48,7 +48,7 @@ def test_a_model_of_a_record_that_does_not_describe_it_is_unknown() -> None:
 
 
 def test_every_reader_finds_it_in_the_footer_and_the_schema_stays_what_it_was(tmp_path: Path) -> None:
-    folder, path = LocalFolder(str(tmp_path)), "topk/layer=1/head=5/part-00000.parquet"
+    folder, path = LocalFolder(str(tmp_path)), "topk/L1H5/part-00000.parquet"
     given = stamped(TABLE, stamp_of(identify("full-vocab", SPEC, MODEL)), path)
     file = tmp_path / write_part(folder, path, given).path
     found = {key: text for key, text in pq.read_metadata(file).metadata.items() if key.startswith(b"qkatlas.")}
@@ -62,5 +62,5 @@ def test_every_reader_finds_it_in_the_footer_and_the_schema_stays_what_it_was(tm
 
 def test_it_adds_little_to_a_file() -> None:
     longest = stamp_of(identify("head-scan", SPEC | {"exclude_hubs": 0.001}, MODEL))
-    given = stamped(TABLE, longest, "ov_topk/layer=10/head=11/part-00000.parquet")
+    given = stamped(TABLE, longest, "ov_topk/L10H11/part-00000.parquet")
     assert len(encoded(TABLE)) < len(encoded(given)) < len(encoded(TABLE)) + 500
