@@ -15,6 +15,9 @@ from qkatlas.pipeline.features.kinds import AUTO, FOLDED, RAW, RESIDUAL
 CALIBRATION_POSITIONS = 2048
 """Positions that are reconstructed, evenly spread over the text."""
 
+_ALIKE = 1e-5
+"""Activations whose difference is a smaller share of them are the same but for rounding."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Convention:
@@ -68,7 +71,7 @@ def measure_convention(
     step = -(-len(raw_PX) // CALIBRATION_POSITIONS)
     some_PX = raw_PX[::step]
     other_PX = folded(encoder.config.reads, some_PX, constant_X)
-    differ = not torch.equal(some_PX, other_PX)
+    differ = bool((some_PX - other_PX).norm() > _ALIKE * some_PX.norm())
     fvu_raw = unexplained(encoder, some_PX, threads=threads)
     fvu_folded = unexplained(encoder, other_PX, threads=threads) if differ else fvu_raw
     kind = asked if asked != AUTO else FOLDED if fvu_folded < fvu_raw else RAW
