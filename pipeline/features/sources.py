@@ -8,8 +8,8 @@ A source i of a destination n has some of these relations, which do not exclude 
 which has no other); it stands so far back (`offset`, in ranges that double from 4 on); it holds the same token; the
 token before it is the destination's (`induction`), and the text in front of both agrees on so many tokens (`prefix`).
 
-Shapes: T positions, N heads, H head dimension, X = N H, Y relations, Q pairs of a feature and a destination, R pairs of
-a block.
+Shapes: T positions, N heads, H head dimension, X = N H, Y relations, Q and R firings, which are pairs of a feature and
+a destination.
 """
 
 from __future__ import annotations
@@ -36,9 +36,6 @@ RELATIONS: tuple[tuple[str, int | None], ...] = (
     *((PREFIX, length) for length in PREFIXES),
 )
 """All relations, Y of them, each with the number that goes with it."""
-
-_BLOCK_VALUES = 1 << 22
-"""Numbers of DFA that are held at a time."""
 
 
 def relations(tokens_T: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
@@ -130,33 +127,20 @@ def direct(pattern_NTT: torch.Tensor, value_TX: torch.Tensor, read_XQ: torch.Ten
 def attribute(
     pattern_NTT: torch.Tensor,
     value_TX: torch.Tensor,
-    tokens_T: npt.NDArray[np.int64],
-    read_XQ: torch.Tensor,
-    n_Q: npt.NDArray[np.int64],
+    holds_YTT: torch.Tensor,
+    read_XR: torch.Tensor,
+    position_R: npt.NDArray[np.int64],
 ) -> Sources:
     """Where firings in one window come from.
 
     Args:
         pattern_NTT: float64 [N, T, T], attention.
         value_TX: float64 [T, X].
-        tokens_T: int64 [T].
-        read_XQ: float64 [X, Q], what each pair's feature reads.
-        n_Q: int64 [Q], each pair's destination.
+        holds_YTT: bool [Y, T, T], `relations` of the window's tokens.
+        read_XR: float64 [X, R], what the feature of each firing reads.
+        position_R: int64 [R], each firing's position.
     """
-    heads, length, _ = pattern_NTT.shape
-    holds_YTT = torch.from_numpy(relations(tokens_T))
-    step = max(1, _BLOCK_VALUES // (heads * length))
-    parts = [
-        _of_pairs(pattern_NTT, value_TX, holds_YTT, read_XQ[:, rows], torch.from_numpy(n_Q[rows]))
-        for rows in (slice(start, start + step) for start in range(0, len(n_Q), step))
-    ]
-    names = Sources.__dataclass_fields__
-    return Sources(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
-
-
-def _of_pairs(
-    pattern_NTT: torch.Tensor, value_TX: torch.Tensor, holds_YTT: torch.Tensor, read_XR: torch.Tensor, n_R: torch.Tensor
-) -> Sources:
+    n_R = torch.from_numpy(position_R)
     dfa_RNT = direct(pattern_NTT, value_TX, read_XR, n_R)
     positive_RT = dfa_RNT.sum(dim=1).clamp(min=0)
     mass_R = positive_RT.sum(dim=1)
