@@ -16,7 +16,7 @@ from qkatlas.jobs.features.corpus import text_windows
 from qkatlas.jobs.features.heads import LayerFeatures, judge
 from qkatlas.jobs.features.qk import HeadReading, LayerReading, read_head
 from qkatlas.jobs.features.spec import Features
-from qkatlas.jobs.features.work import Kept, LayerDictionary, describe, folded_constant, raw_activations
+from qkatlas.jobs.features.work import Kept, describe
 from qkatlas.jobs.inputs.dictionaries import dictionaries_of
 from qkatlas.jobs.inputs.heads import heads_within
 from qkatlas.jobs.inputs.model import Model
@@ -40,6 +40,7 @@ from qkatlas.pipeline.features.dictionary import Dictionary
 from qkatlas.pipeline.features.encoder import Encoder
 from qkatlas.pipeline.features.kinds import FOLDED, Z
 from qkatlas.pipeline.features.logits import logit_metric, writing, written_rows
+from qkatlas.pipeline.features.on_text import DictionaryOnText, folded_constant, raw_activations
 from qkatlas.pipeline.models.head import Head
 
 BLOCK_POSITIONS = 4096
@@ -118,7 +119,7 @@ class FeaturesJob(ModelJob[Features]):
             found += [features, heads]
         return found
 
-    def _features(self, dictionary: Dictionary) -> Step[LayerDictionary, Kept]:
+    def _features(self, dictionary: Dictionary) -> Step[DictionaryOnText, Kept]:
         kept = Kept(tokens=self.spec.top_k, firings=self.spec.firings)
         return Step(
             kind=tables.FEATURES,
@@ -180,7 +181,7 @@ class FeaturesJob(ModelJob[Features]):
             preparing="token states",
         )
 
-    def _on_text(self, dictionary: Dictionary, threads: int) -> LayerDictionary:
+    def _on_text(self, dictionary: Dictionary, threads: int) -> DictionaryOnText:
         """A dictionary on the text, by the convention that is asked for or measured."""
         config, checkpoint = dictionary.config, self.model.checkpoint
         stream_WTD = self._stream(config.layer, threads)
@@ -193,7 +194,7 @@ class FeaturesJob(ModelJob[Features]):
         limit_P = encoder.limits(encoder.input(x_PX), threads=threads)
         unembedding, centred_VD, _ = self._unembed()
         weights = self.model.identity["weights_sha256"]
-        return LayerDictionary(
+        return DictionaryOnText(
             config=config,
             tensors=encoder.tensors,
             trained_F=dictionary.trained_density(),

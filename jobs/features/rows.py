@@ -5,49 +5,16 @@ Shapes: F features of a shard, K kept firings or tokens, N heads, Y relations, T
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import pyarrow as pa
 
-from qkatlas.jobs.features.gathered import Gathered
 from qkatlas.outputs.schemas import features as schemas
 from qkatlas.pipeline.features.attribution import Explained, Owners
 from qkatlas.pipeline.features.config import DictionaryConfig
 from qkatlas.pipeline.features.firings import Firings
+from qkatlas.pipeline.features.gathered import Gathered
+from qkatlas.pipeline.features.measures import Block, Ends, places
 from qkatlas.pipeline.features.sources import RELATIONS
-
-
-@dataclass(frozen=True, kw_only=True)
-class Block:
-    """What was measured of some features; `explained` of a dictionary of z alone."""
-
-    firings: Firings
-    explained: Explained | None
-
-    @classmethod
-    def joined(cls, blocks: Sequence[Block]) -> Block:
-        """Blocks one after the other."""
-
-        def join(kind: type, parts: Sequence[object]) -> dict[str, np.ndarray]:
-            return {name: np.concatenate([getattr(part, name) for part in parts]) for name in kind.__annotations__}
-
-        shares = [block.explained for block in blocks if block.explained is not None]
-        return cls(
-            firings=Firings(**join(Firings, [block.firings for block in blocks])),
-            explained=Explained(**join(Explained, shares)) if shares else None,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ends:
-    """Tokens of the highest and of the lowest logits of some features, and these: int32 and float32 [F, K]."""
-
-    top_ids_FK: np.ndarray
-    top_values_FK: np.ndarray
-    bottom_ids_FK: np.ndarray
-    bottom_values_FK: np.ndarray
 
 
 def feature_table(
@@ -115,28 +82,6 @@ def _of_heads(owners: Owners, shares: Explained) -> dict[str, pa.Array]:
     }
 
 
-def copied(ends: Ends, gathered: Gathered, tokens_FK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How often the strongest source of a firing is a token that the feature promotes, and that the next one does.
-
-    Args:
-        ends: logits of the features.
-        gathered: their sources.
-        tokens_FK: int [F, K], tokens of the strongest sources.
-
-    Returns:
-        float64 [F] each; NaN of features without a source.
-    """
-    has_FK = gathered.position_FK >= 0
-    count_F = has_FK.sum(axis=1)
-
-    def share(ids_FK: np.ndarray) -> np.ndarray:
-        hit_FK = (tokens_FK[:, :, None] == ids_FK[:, None, :]).any(axis=2) & has_FK
-        found: np.ndarray = hit_FK.sum(axis=1) / np.where(count_F > 0, count_F, np.nan)
-        return found
-
-    return share(ends.top_ids_FK), share(np.roll(ends.top_ids_FK, -1, axis=0))
-
-
 def context_table(
     config: DictionaryConfig,
     features: slice,
@@ -180,11 +125,6 @@ def context_table(
     return pa.Table.from_arrays(
         [values.get(name, pa.nulls(count, schema.field(name).type)) for name in schema.names], schema=schema
     )
-
-
-def places(position_Q: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Windows and positions in them of positions that count all but BOS."""
-    return position_Q // (length - 1), position_Q % (length - 1) + 1
 
 
 def dfa_table(layer: int, features: slice, gathered: Gathered) -> pa.Table:

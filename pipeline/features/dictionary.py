@@ -92,27 +92,42 @@ def open_dictionaries(path: Path) -> list[Dictionary]:
     Raises:
         ValueError: if there is none, one is damaged or not computed, or two are of one place of the model.
     """
+    return [Dictionary.open(folder) for folder in read_configs(path)]
+
+
+def read_configs(path: Path) -> dict[Path, DictionaryConfig]:
+    """Read the configurations of a dictionary, or of all in the folders of a directory, and nothing of their weights.
+
+    Args:
+        path: a SAELens directory, or one that holds such directories.
+
+    Returns:
+        By their folders, in order of their layers.
+
+    Raises:
+        ValueError: if there is none, one is malformed or not computed, or two are of one place of the model.
+    """
     if not path.is_dir():
         raise ValueError(f"{path} is no directory; give a SAELens directory, with {CONFIG_FILE} and {WEIGHTS_FILE}")
     if (path / CONFIG_FILE).exists():
-        return [Dictionary.open(path)]
+        return {path: read_config(path)}
     inside = sorted(file.parent for file in path.glob(f"*/{CONFIG_FILE}"))
     if not inside:
         _refuse_pickles(path)
         raise ValueError(
             f"{path} has no {CONFIG_FILE}, and neither has a folder in it; give a SAELens directory, or one of several"
         )
-    found: dict[tuple[str, int], Dictionary] = {}
+    found: dict[tuple[int, str], tuple[Path, DictionaryConfig]] = {}
     for folder in inside:
-        one = Dictionary.open(folder)
-        place = one.config.reads, one.config.layer
+        config = read_config(folder)
+        place = config.layer, config.reads
         if place in found:
             raise ValueError(
-                f"{found[place].path} and {folder} are both dictionaries of {place[0]} at layer {place[1]}; give one "
+                f"{found[place][0]} and {folder} are both dictionaries of {place[1]} at layer {place[0]}; give one "
                 "of them"
             )
-        found[place] = one
-    return [found[place] for place in sorted(found, key=lambda place: (place[1], place[0]))]
+        found[place] = folder, config
+    return dict(found[place] for place in sorted(found))
 
 
 def shapes(config: DictionaryConfig) -> dict[str, tuple[int, ...]]:

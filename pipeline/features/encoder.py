@@ -201,7 +201,8 @@ class Encoder:
     def _ranked(self, pre_PB: torch.Tensor, features: slice) -> torch.Tensor:
         if not self.config.by_decoder_norm:
             return pre_PB
-        return pre_PB * torch.from_numpy(self.tensors["W_dec"][features].astype(np.float64)).norm(dim=1)
+        norm_B: torch.Tensor = torch.from_numpy(self.tensors["W_dec"][features].astype(np.float64)).norm(dim=1)
+        return pre_PB * norm_B
 
     def _part(self, name: str, features: slice) -> torch.Tensor:
         return torch.from_numpy(self.tensors[name][..., features].astype(np.float64))

@@ -35,7 +35,8 @@ def writing(weights: Weights, reads: str, layer: int, unembedding: Unembedding) 
     writes_DD = np.eye(a.d_model)
     if unembedding.centres:
         writes_DD -= 1 / a.d_model
-    return writes_DD * unembedding.gain_D
+    found: npt.NDArray[np.float64] = writes_DD * unembedding.gain_D
+    return found
 
 
 def written_rows(write_XD: npt.NDArray[np.float64], w_dec_BX: torch.Tensor) -> npt.NDArray[np.float32]:

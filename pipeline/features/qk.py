@@ -152,7 +152,8 @@ def _norm_scale(weights: HeadWeights, x_PD: torch.Tensor) -> torch.Tensor:
     """What the layer's norm multiplies each state by once it is centred, [P]."""
     normed_PD = standardised(x_PD, weights.norm)
     centred_PD = x_PD - x_PD.mean(dim=1, keepdim=True) if weights.norm.kind == "layer" else x_PD
-    return normed_PD.norm(dim=1) / centred_PD.norm(dim=1)
+    scale_P: torch.Tensor = normed_PD.norm(dim=1) / centred_PD.norm(dim=1)
+    return scale_P
 
 
 def _head_gain(weights: HeadWeights, side: int) -> torch.Tensor | None:

@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from qkatlas.pipeline.features.config import DictionaryConfig
+from qkatlas.pipeline.features.kinds import JUMPRELU, RESIDUAL, TOPK, Z
 from qkatlas.pipeline.models.head import Head
-from qkatlas.pipeline.planted.checkpoint import Float32, PlantedCheckpoint
+from qkatlas.pipeline.planted.checkpoint import Float32, PlantedCheckpoint, PlantedDesign
 from qkatlas.pipeline.planted.codes import Array
 from qkatlas.pipeline.text import streams
 
@@ -63,6 +65,24 @@ def plant_dictionaries(planted: PlantedCheckpoint) -> list[PlantedDictionary]:
     """
     layers = range(planted.truth["shape"]["n_layer"])
     return [*(_of_heads(planted, layer) for layer in layers), _of_categories(planted)]
+
+
+def planned(design: PlantedDesign) -> list[DictionaryConfig]:
+    """What the dictionaries of a planted checkpoint will be, without planting it."""
+    shape = design.shape
+    width = shape.d_model // shape.n_head
+    count = (shape.n_head - 1) * (min(OWN, width) + 1) + ALIKE
+    found = [
+        DictionaryConfig(
+            architecture=TOPK, reads=Z, layer=layer, d_in=shape.d_model, d_sae=count, k=2 * shape.n_head,
+            by_decoder_norm=True,
+        )
+        for layer in range(shape.n_layer)
+    ]  # fmt: skip
+    of_categories = DictionaryConfig(
+        architecture=JUMPRELU, reads=RESIDUAL, layer=design.target[0], d_in=shape.d_model, d_sae=shape.n_categories
+    )
+    return sorted([*found, of_categories], key=lambda config: (config.layer, config.reads))
 
 
 def monosemantic_head(planted: PlantedCheckpoint, layer: int) -> Head:
