@@ -56,6 +56,28 @@ def communities(
     in_process: bool | None = ...,
     quiet: bool = ...,
 ) -> OpenedRun: ...
+def features(
+    model: Any,
+    directory: Any = ...,
+    *,
+    layers: str | None = ...,
+    convention: str = ...,
+    text: str | Path | None = ...,
+    length: int | None = ...,
+    windows: int | None = ...,
+    top_k: int = ...,
+    firings: int = ...,
+    per_head: int = ...,
+    states: str = ...,
+    offset: str | None = ...,
+    seed: int = ...,
+    tokenizer: Any = ...,
+    out: str | os.PathLike[str] = ...,
+    address: str | None = ...,
+    wait: int | None = ...,
+    in_process: bool | None = ...,
+    quiet: bool = ...,
+) -> OpenedRun: ...
 def full_vocab(
     model: Any,
     *,
