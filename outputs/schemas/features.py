@@ -165,7 +165,12 @@ def _view(name: str, what: str) -> list[pa.Field]:
 HEADS = pa.schema(
     [
         *place_of_head(),
-        field("top_features", pa.list_(pa.int32()), "its features of the largest shares, best first", unit="id"),
+        field(
+            "top_features",
+            pa.list_(pa.field("element", pa.int32())),
+            "its features of the largest shares, best first",
+            unit="id",
+        ),
         _number("top10_share", "mean share of the head in these features"),
         _number("top10_entropy", "mean entropy of their shares of heads", unit="nats"),
         _number("top10_density", "mean density of theirs"),

@@ -19,6 +19,9 @@ import torch
 
 Float64Array = npt.NDArray[np.float64]
 
+_ROUNDING = 1e-22
+"""Share of a sum of squares below which a variance is rounding."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Owners:
@@ -92,16 +95,20 @@ def explained(
     whole_PB = scaled_PX @ read_XB
     # The mean over positions is taken off first, so that sums of squares lose no digits.
     centred = [whole_PB - _mean(whole_PB, weight) for weight in weights]
-    variance = [(weight * part.square()).sum(dim=0) for weight, part in zip(weights, centred, strict=True)]
+    variance = [
+        _varying((weight * part.square()).sum(dim=0), (weight * whole_PB.square()).sum(dim=0))
+        for weight, part in zip(weights, centred, strict=True)
+    ]
     fve, r2_BN = np.empty((2, read_XB.shape[1], n_heads)), np.empty((read_XB.shape[1], n_heads))
     for head in range(n_heads):
         own = slice(head * width, (head + 1) * width)
         of_head_PB = scaled_PX[:, own] @ read_XB[own]
         for number, (weight, part) in enumerate(zip(weights, centred, strict=True)):
-            shared_B = (weight * part * of_head_PB).sum(dim=0)
+            own_PB = of_head_PB - _mean(of_head_PB, weight)
+            shared_B = (weight * part * own_PB).sum(dim=0)
             fve[number, :, head] = _ratio(shared_B, variance[number])
             if number == 0:
-                own_B = (of_head_PB - of_head_PB.mean(dim=0)).square().sum(dim=0)
+                own_B = _varying(own_PB.square().sum(dim=0), of_head_PB.square().sum(dim=0))
                 r2_BN[:, head] = _ratio(shared_B.square(), own_B * variance[0], zero=True)
     r2_BN[np.isnan(fve[0, :, 0])] = np.nan
     few_B = (fires_PB.sum(dim=0) < 2).numpy()
@@ -111,6 +118,11 @@ def explained(
 
 def _mean(values_PB: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return (weight * values_PB).sum(dim=0) / weight.sum(dim=0).clamp(min=1)
+
+
+def _varying(variance_B: torch.Tensor, square_B: torch.Tensor) -> torch.Tensor:
+    """Sums of squares about the mean; 0 where these are but the rounding of the numbers themselves."""
+    return torch.where(variance_B > _ROUNDING * square_B, variance_B, 0.0)
 
 
 def _ratio(above_B: torch.Tensor, below_B: torch.Tensor, *, zero: bool = False) -> Float64Array:

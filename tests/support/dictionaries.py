@@ -70,7 +70,8 @@ def write(
     """Write a SAELens directory; returns it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "cfg.json").write_text(json.dumps(config))
-    save_file(dict(tensors), folder / "sae_weights.safetensors")
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}  # it writes memory as it lies
+    save_file(contiguous, folder / "sae_weights.safetensors")
     if sparsity is not None:
         save_file({"sparsity": sparsity}, folder / "sparsity.safetensors")
     return folder
