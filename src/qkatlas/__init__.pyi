@@ -154,6 +154,7 @@ def reproduce(
     model: Any,
     *,
     frequencies: Frequencies | str | Path | None = ...,
+    features: str | None = ...,
     seed: int = ...,
     tokenizer: Any = ...,
     out: str | os.PathLike[str] = ...,
