@@ -19,7 +19,7 @@ def described(run: Run) -> Group:
     Args:
         run: a finished features run.
     """
-    dictionaries = _table("layer", "reads", "kind", "features", "convention", "FVU folded", "FVU raw", "fire", "silent")
+    dictionaries = _table("layer", "reads", "kind", "size", "taken as", "FVU folded", "FVU raw", "fire", "silent")
     for row in read_whole(run, "dictionaries").to_pylist():
         both = row["convention"] if row["conventions_differ"] else "either"
         dictionaries.add_row(

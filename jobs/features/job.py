@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -97,7 +98,7 @@ class FeaturesJob(ModelJob[Features]):
         spec = self.spec
         reading = any(one.config.reads != Z for one in self._dictionaries)
         return {
-            "dictionaries": [one.identity() for one in self._dictionaries],
+            "dictionaries": [_named(one) for one in self._dictionaries],
             "convention": spec.convention,
             "windows": len(self._tokens_WT),
             "length": self._tokens_WT.shape[1],
@@ -286,6 +287,13 @@ class FeaturesJob(ModelJob[Features]):
     def answer(self, run: Run) -> Group:
         """What each dictionary is, and the heads whose features are of one kind."""
         return described(run)
+
+
+def _named(dictionary: Dictionary) -> str:
+    """A dictionary's place, and the hash of all that changes results."""
+    identity = json.dumps(dictionary.identity(), sort_keys=True)
+    config = dictionary.config
+    return f"L{config.layer} {config.reads} {hashlib.sha256(identity.encode()).hexdigest()}"
 
 
 def _fitting(spec: Features, model: Model, dictionaries: Sequence[Dictionary]) -> list[Dictionary]:

@@ -108,10 +108,8 @@ def _of_heads(planted: PlantedCheckpoint, layer: int) -> PlantedDictionary:
     order = rng.permutation(len(rows))
     w_dec_FX = np.stack(rows)[order]
     norm_F1 = np.linalg.norm(w_dec_FX, axis=1, keepdims=True)
-    # The alike fire together: each of them reads so much less that together they give back little more than one would.
-    less_F1 = np.array([[ALIKE**-0.5 if owners[number] == [alike] else 1.0] for number in order])
     tensors = {
-        "W_enc": (less_F1 * w_dec_FX / norm_F1**2).T, "W_dec": w_dec_FX, "b_enc": np.zeros(len(rows)),
+        "W_enc": (w_dec_FX / norm_F1**2).T, "W_dec": w_dec_FX, "b_enc": np.zeros(len(rows)),
         "b_dec": np.zeros(n_heads * width),
     }  # fmt: skip
     hook = f"blocks.{layer}.attn.hook_z"

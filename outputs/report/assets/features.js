@@ -5,17 +5,17 @@ drawings.set("features", featuresSection);
 const FEATURE_VIEWS = [["logit", "what they add to logits"], ["source", "what they fire on"], ["encoder", "what they read"]];
 
 function tokenList(texts, places) {
-  return el("td", null, places.length ? places.flatMap((place, number) => [number ? " " : "", tokenNode(texts[place])]) : DASH);
+  return el("td", { class: "texts" }, places.length ? places.flatMap((place, number) => [number ? " " : "", tokenNode(texts[place])]) : DASH);
 }
 
 function featureTable(head, texts) {
   const heading = (text, more) => el("th", { scope: "col", class: more || null }, text);
   return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Features of ${head.name}` }, el("table", null,
-    el("thead", null, el("tr", null, heading("feature", "number"), heading("share of decoder", "number"), heading("density", "number"), heading("fires on"), heading("comes from"), heading("mostly"), heading("promotes"), heading("suppresses"), heading("copies", "number"))),
+    el("thead", null, el("tr", null, heading("feature", "number"), heading("share of decoder", "number"), heading("density", "number"), heading("fires on", "texts"), heading("comes from", "texts"), heading("mostly", "texts"), heading("promotes", "texts"), heading("suppresses", "texts"), heading("copies", "number"))),
     el("tbody", null, head.features.map((one) => el("tr", null,
       el("td", { class: "number" }, whole(one.feature)), el("td", { class: "number" }, figure(one.share, 2)), el("td", { class: "number" }, percent(one.density)),
       tokenList(texts, one.fires), tokenList(texts, one.from),
-      el("td", null, one.relation ? [one.relation.name, el("small", null, ` ${percent(one.relation.share)}, by chance ${percent(one.relation.chance)}`)] : DASH),
+      el("td", { class: "texts" }, one.relation ? [one.relation.name, el("small", null, ` ${percent(one.relation.share)}, by chance ${percent(one.relation.chance)}`)] : DASH),
       tokenList(texts, one.promotes), tokenList(texts, one.suppresses),
       el("td", { class: "number" }, isNumber(one.copies_source) ? percent(one.copies_source) : DASH))))));
 }
