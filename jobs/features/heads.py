@@ -52,17 +52,14 @@ class LayerFeatures:
         return hashlib.sha256(f"{self.made_from} {self.seed}".encode()).hexdigest()
 
     @classmethod
-    def read(
-        cls, run: Run, parts: Sequence[Part], encoder: Encoder, written_FD: np.ndarray, metric_DD: np.ndarray, seed: int
-    ) -> LayerFeatures:
+    def read(cls, run: Run, parts: Sequence[Part], encoder: Encoder, logit_FD: np.ndarray, seed: int) -> LayerFeatures:
         """Read what the shards of features left.
 
         Args:
             run: the run.
             parts: of the shards of the dictionary.
             encoder: the dictionary.
-            written_FD: float32 [F, D], what its features write.
-            metric_DD: `logit_metric`.
+            logit_FD: float32 [F, D], `logit_directions`.
             seed: of the random features.
         """
         rows = read_parts(run, [part for part in parts if part.path.startswith("features/")]).sort_by("feature")
@@ -76,7 +73,7 @@ class LayerFeatures:
             active_FN=_lists(rows, "head_fve_active"), r2_FN=_lists(rows, "head_r2"),
             density_F=rows["density"].to_numpy(), entropy_F=rows["head_entropy"].to_numpy(),
             views={
-                "logit": unit_rows(written_FD.astype(np.float64) @ metric_DD),
+                "logit": logit_FD,
                 "source": unit_rows(_relations(dfa, rows.num_rows)),
                 "encoder": unit_rows(encoders_FX),
             },

@@ -30,18 +30,17 @@ from qkatlas.jobs.worker.tables import TOKENS, tokens_table
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.outputs.schemas import features as schemas
-from qkatlas.pipeline.circuit.kinds import FOLDED as UNEMBED
+from qkatlas.pipeline.circuit.kinds import FOLDED
 from qkatlas.pipeline.circuit.ov import Unembedding, unembedding_of
 from qkatlas.pipeline.circuit.projection import head_weights
 from qkatlas.pipeline.circuit.text_streams import TextStreams
 from qkatlas.pipeline.features.attention import LayerHeads
 from qkatlas.pipeline.features.config import DictionaryConfig
-from qkatlas.pipeline.features.convention import folded, measure_convention
 from qkatlas.pipeline.features.dictionary import Dictionary
 from qkatlas.pipeline.features.encoder import Encoder
-from qkatlas.pipeline.features.kinds import FOLDED, Z
-from qkatlas.pipeline.features.logits import logit_metric, writing, written_rows
-from qkatlas.pipeline.features.on_text import DictionaryOnText, folded_constant, raw_activations
+from qkatlas.pipeline.features.kinds import Z
+from qkatlas.pipeline.features.logits import logit_directions, logit_metric, writing
+from qkatlas.pipeline.features.on_text import DictionaryOnText, on_text
 from qkatlas.pipeline.models.head import Head
 
 BLOCK_POSITIONS = 4096
@@ -143,10 +142,8 @@ class FeaturesJob(ModelJob[Features]):
             unembedding, _, metric_DD = self._unembed()
             encoder = Encoder(config=config, tensors=dictionary.tensors())
             write_XD = writing(self.model.checkpoint, config.reads, config.layer, unembedding)
-            written = [written_rows(write_XD, encoder.written(block)) for block in encoder.blocks()]
-            return LayerFeatures.read(
-                context.run, parts, encoder, np.concatenate(written), metric_DD, self.spec.seed
-            )  # fmt: skip
+            logit_FD = logit_directions(encoder, write_XD, metric_DD, threads=context.threads)
+            return LayerFeatures.read(context.run, parts, encoder, logit_FD, self.spec.seed)
 
         return Step(
             kind=tables.HEADS,
@@ -188,11 +185,7 @@ class FeaturesJob(ModelJob[Features]):
         stream_WTD = self._stream(config.layer, threads)
         heads = LayerHeads.of(checkpoint, config.layer)
         encoder = Encoder(config=config, tensors=dictionary.tensors())
-        raw_PX = raw_activations(config, heads, stream_WTD, threads=threads)
-        constant_X = folded_constant(config, heads)
-        convention = measure_convention(self.spec.convention, encoder, raw_PX, constant_X, threads=threads)
-        x_PX = folded(config.reads, raw_PX, constant_X) if convention.kind == FOLDED else raw_PX
-        limit_P = encoder.limits(encoder.input(x_PX), threads=threads)
+        convention, limit_P = on_text(heads, encoder, stream_WTD, self.spec.convention, threads=threads)
         unembedding, centred_VD, _ = self._unembed()
         weights = self.model.identity["weights_sha256"]
         return DictionaryOnText(
@@ -203,7 +196,7 @@ class FeaturesJob(ModelJob[Features]):
             tokens_WT=self._tokens_WT,
             stream_WTD=stream_WTD,
             convention=convention,
-            limit_P=None if limit_P is None else limit_P.numpy(),
+            limit_P=limit_P,
             write_XD=writing(checkpoint, config.reads, config.layer, unembedding),
             unembedding_VD=centred_VD,
             unembedded_from=weights,
@@ -222,7 +215,7 @@ class FeaturesJob(ModelJob[Features]):
     def _unembed(self) -> tuple[Unembedding, np.ndarray, np.ndarray]:
         """The unembedding, its centred rows, and the angles of logits."""
         if self._unembedding is None:
-            found = unembedding_of(self.model.checkpoint, UNEMBED)
+            found = unembedding_of(self.model.checkpoint, FOLDED)
             centred_VD = found.centred()
             self._unembedding = found, centred_VD, logit_metric(centred_VD)
         return self._unembedding

@@ -64,7 +64,7 @@ class LayerHeads:
 
     def constant(self) -> torch.Tensor:
         """What of z is the same everywhere and is folded away: b_V + beta W_V, float64 [X]."""
-        return torch.from_numpy(self.b_v_X + self.scores.shift_D @ self.w_v_DX)
+        return torch.from_numpy(self.b_v_X) + torch.from_numpy(self.scores.shift_D) @ torch.from_numpy(self.w_v_DX)
 
     def values(self, x_TD: torch.Tensor) -> torch.Tensor:
         """Values of what enters the layer, float64 [T, X]."""

@@ -11,6 +11,7 @@ import torch
 
 from qkatlas.pipeline.features.encoder import Encoder
 from qkatlas.pipeline.features.kinds import AUTO, FOLDED, RAW, RESIDUAL
+from qkatlas.pipeline.models.blocks import on_one_thread
 
 CALIBRATION_POSITIONS = 2048
 """Positions that are reconstructed, evenly spread over the text."""
@@ -70,7 +71,7 @@ def measure_convention(
     """
     step = -(-len(raw_PX) // CALIBRATION_POSITIONS)
     some_PX = raw_PX[::step]
-    other_PX = folded(encoder.config.reads, some_PX, constant_X)
+    other_PX = on_one_thread(lambda: folded(encoder.config.reads, some_PX, constant_X))
     differ = bool((some_PX - other_PX).norm() > _ALIKE * some_PX.norm())
     fvu_raw = unexplained(encoder, some_PX, threads=threads)
     fvu_folded = unexplained(encoder, other_PX, threads=threads) if differ else fvu_raw
@@ -88,6 +89,5 @@ def unexplained(encoder: Encoder, x_PX: torch.Tensor, *, threads: int) -> float:
         x_PX: float64 [P, X].
         threads: threads to use; the result does not depend on it.
     """
-    error = (x_PX - encoder.reconstruct(x_PX, threads=threads)).square().sum()
-    variance = (x_PX - x_PX.mean(dim=0)).square().sum()
-    return float(error / variance)
+    found_PX = encoder.reconstruct(x_PX, threads=threads)
+    return on_one_thread(lambda: float((x_PX - found_PX).square().sum() / (x_PX - x_PX.mean(dim=0)).square().sum()))

@@ -25,7 +25,7 @@ import torch
 
 from qkatlas.pipeline.features.config import DictionaryConfig
 from qkatlas.pipeline.features.kinds import CONSTANT_NORM, GATED, JUMPRELU, LAYER_NORM, TOPK
-from qkatlas.pipeline.models.blocks import for_blocks
+from qkatlas.pipeline.models.blocks import for_blocks, on_one_thread
 
 BLOCK_FEATURES = 256
 """Features of a block; fixed, because the shape of a product may change its last bit."""
@@ -177,7 +177,7 @@ class Encoder:
             x_PX: float64 [P, X].
             threads: threads to use; no number depends on it.
         """
-        u_PX = self.input(x_PX)
+        u_PX = on_one_thread(lambda: self.input(x_PX))
         limit_P = self.limits(u_PX, threads=threads)
         found_PX = torch.empty_like(x_PX)
 

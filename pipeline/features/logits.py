@@ -13,8 +13,10 @@ import numpy.typing as npt
 import torch
 
 from qkatlas.pipeline.circuit.ov import Unembedding, ov_weights
+from qkatlas.pipeline.features.encoder import BLOCK_FEATURES, Encoder
 from qkatlas.pipeline.features.kinds import Z
-from qkatlas.pipeline.models.blocks import BLOCK_ROWS
+from qkatlas.pipeline.features.similarity import unit_rows
+from qkatlas.pipeline.models.blocks import BLOCK_ROWS, for_blocks, on_one_thread
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.models.weights import Weights
 
@@ -51,10 +53,36 @@ def logit_metric(unembedding_VD: npt.NDArray[np.float32]) -> npt.NDArray[np.floa
     Args:
         unembedding_VD: float32 [V, D], centred.
     """
-    moments_DD = torch.zeros((unembedding_VD.shape[1],) * 2, dtype=torch.float64)
-    for start in range(0, len(unembedding_VD), BLOCK_ROWS):
-        block = torch.from_numpy(unembedding_VD[start : start + BLOCK_ROWS].astype(np.float64))
-        moments_DD += block.T @ block
-    values_D, vectors_DD = torch.linalg.eigh(moments_DD)
-    found: npt.NDArray[np.float64] = (vectors_DD * values_D.clamp(min=0).sqrt()).numpy()
-    return found
+
+    def root() -> npt.NDArray[np.float64]:
+        moments_DD = torch.zeros((unembedding_VD.shape[1],) * 2, dtype=torch.float64)
+        for start in range(0, len(unembedding_VD), BLOCK_ROWS):
+            block = torch.from_numpy(unembedding_VD[start : start + BLOCK_ROWS].astype(np.float64))
+            moments_DD += block.T @ block
+        values_D, vectors_DD = torch.linalg.eigh(moments_DD)
+        found: npt.NDArray[np.float64] = (vectors_DD * values_D.clamp(min=0).sqrt()).numpy()
+        return found
+
+    return on_one_thread(root)
+
+
+def logit_directions(
+    encoder: Encoder, write_XD: npt.NDArray[np.float64], metric_DD: npt.NDArray[np.float64], *, threads: int
+) -> npt.NDArray[np.float32]:
+    """Directions of what features add to logits, as long as 1, float32 [F, D]; their products are cosines of logits.
+
+    Args:
+        encoder: the dictionary.
+        write_XD: `writing`.
+        metric_DD: `logit_metric`.
+        threads: threads to use; no number depends on it.
+    """
+    found_FD = np.empty((encoder.config.d_sae, len(metric_DD)), np.float32)
+    metric = torch.from_numpy(metric_DD)
+
+    def direct(features: slice) -> None:
+        written_BD = torch.from_numpy(written_rows(write_XD, encoder.written(features)).astype(np.float64))
+        found_FD[features] = unit_rows((written_BD @ metric).numpy())
+
+    for_blocks(len(found_FD), direct, threads, BLOCK_FEATURES)
+    return found_FD

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from qkatlas.pipeline.features.gathered import Gathered
 from qkatlas.pipeline.features.kinds import FOLDED, Z
 from qkatlas.pipeline.features.logits import written_rows
 from qkatlas.pipeline.features.on_text import DictionaryOnText, activations
-from qkatlas.pipeline.models.blocks import for_blocks
+from qkatlas.pipeline.models.blocks import for_blocks, on_one_thread
 from qkatlas.pipeline.scoring.engine import best_keys
 from qkatlas.pipeline.scoring.rows import PreparedKeys
 
@@ -66,8 +67,7 @@ def measure(layer: DictionaryOnText, features: slice, kept: int, *, threads: int
     """
     encoder, of_z = layer.encoder, layer.config.reads == Z
     x_PX = activations(layer, threads=threads)
-    u_PX = encoder.input(x_PX)
-    scale_P = normalise(layer.config, x_PX).scale_P
+    u_PX, scale_P = on_one_thread(lambda: (encoder.input(x_PX), normalise(layer.config, x_PX).scale_P))
     limit_P = None if layer.limit_P is None else torch.from_numpy(layer.limit_P)
     # Blocks of fixed length, of which each thread holds one: memory does not grow with the dictionary.
     size = features.stop - features.start
@@ -96,21 +96,25 @@ def gather(layer: DictionaryOnText, features: slice, found: Firings, *, threads:
     gathered = Gathered.empty(count, kept, layer.heads.n_heads)
     feature_Q, rank_Q = np.nonzero(found.activation_BK > 0)
     window_Q, n_Q = places(found.position_BK[feature_Q, rank_Q], layer.tokens_WT.shape[1])
-    constant_X = layer.heads.constant() if layer.convention.kind == FOLDED else None
     starts = range(features.start, features.stop, BLOCK_FEATURES)
-    blocks = [encoder.read(slice(start, min(start + BLOCK_FEATURES, features.stop))) for start in starts]
-    read_XF = torch.cat(blocks, dim=1)
+    blocks = [slice(start, min(start + BLOCK_FEATURES, features.stop)) for start in starts]
+    read_XF = on_one_thread(lambda: torch.cat([encoder.read(block) for block in blocks], dim=1))
     for window, tokens_T in enumerate(layer.tokens_WT):
         own_Q = np.flatnonzero(window_Q == window)
-        if not len(own_Q):
-            continue
-        x_TD = torch.from_numpy(layer.stream_WTD[window].astype(np.float64))
-        value_TX = layer.heads.values(x_TD)
-        if constant_X is not None:
-            value_TX = value_TX - constant_X
-        firing_Q = feature_Q[own_Q], rank_Q[own_Q], n_Q[own_Q]
-        gathered.add(layer.heads.patterns(x_TD), value_TX, tokens_T, read_XF, firing_Q, threads=threads)
+        if len(own_Q):
+            pattern_NTT, value_TX = on_one_thread(partial(window_of, layer, window))
+            firing_Q = feature_Q[own_Q], rank_Q[own_Q], n_Q[own_Q]
+            gathered.add(pattern_NTT, value_TX, tokens_T, read_XF, firing_Q, threads=threads)
     return gathered
+
+
+def window_of(layer: DictionaryOnText, window: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of one window, float64 [N, T, T], and its values by the dictionary's convention, [T, X]."""
+    x_TD = torch.from_numpy(layer.stream_WTD[window].astype(np.float64))
+    value_TX = layer.heads.values(x_TD)
+    if layer.convention.kind == FOLDED:
+        value_TX = value_TX - layer.heads.constant()
+    return layer.heads.patterns(x_TD), value_TX
 
 
 def ends_of(layer: DictionaryOnText, features: slice, keys: PreparedKeys, kept: int, *, threads: int) -> Ends:
@@ -123,7 +127,7 @@ def ends_of(layer: DictionaryOnText, features: slice, keys: PreparedKeys, kept: 
         kept: tokens of either end.
         threads: threads to use; no number depends on it.
     """
-    write_FD = written_rows(layer.write_XD, layer.encoder.written(features))
+    write_FD = on_one_thread(lambda: written_rows(layer.write_XD, layer.encoder.written(features)))
     top_ids_FK, top_values_FK = best_keys(write_FD, keys, k=kept, threads=threads)
     bottom_ids_FK, opposite_FK = best_keys(-write_FD, keys, k=kept, threads=threads)
     return Ends(

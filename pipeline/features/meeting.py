@@ -23,6 +23,7 @@ from qkatlas.pipeline.features.qk import (
     side_parts,
     taken_apart,
 )
+from qkatlas.pipeline.models.blocks import on_one_thread
 from qkatlas.pipeline.models.rotary import Offsets
 from qkatlas.pipeline.scoring.engine import best_keys
 from qkatlas.pipeline.scoring.rows import PreparedKeys
@@ -41,7 +42,8 @@ class Met:
 
 def typical_scales(weights: HeadWeights, layer: DictionaryOnText, *, threads: int) -> TypicalScales:
     """What norms multiply states by on the text; see `TypicalScales`."""
-    return TypicalScales.of(weights, activations(layer, threads=threads))
+    x_PD = activations(layer, threads=threads)
+    return on_one_thread(lambda: TypicalScales.of(weights, x_PD))
 
 
 def meet(
@@ -68,8 +70,12 @@ def meet(
     Yields:
         These three, in this order.
     """
-    written_FD = layer.encoder.written(slice(0, layer.config.d_sae))
-    queries_FH, keys_FH = (feature_vectors(weights, side, written_FD, typical, offset) for side in (QUERY, KEY))
+
+    def vectors() -> list[np.ndarray]:
+        written_FD = layer.encoder.written(slice(0, layer.config.d_sae))
+        return [feature_vectors(weights, side, written_FD, typical, offset) for side in (QUERY, KEY)]
+
+    queries_FH, keys_FH = on_one_thread(vectors)
     tokens = head_inputs(weights, states_VD, offset=offset, threads=threads)
     of_tokens, of_features = PreparedKeys(tokens.keys_VH), PreparedKeys(keys_FH)
     for rows_RH, keys in ((queries_FH, of_tokens), (tokens.queries_VH, of_features), (queries_FH, of_features)):
@@ -89,7 +95,12 @@ def real_pairs(weights: HeadWeights, layer: DictionaryOnText, *, threads: int) -
     Returns:
         Columns of `qk_heads`: pairs, gap, score_std, and the r2 of each kind of part.
     """
-    encoder, x_PD = layer.encoder, activations(layer, threads=threads)
+    x_PD = activations(layer, threads=threads)
+    return on_one_thread(lambda: _taken_apart(weights, layer, x_PD))
+
+
+def _taken_apart(weights: HeadWeights, layer: DictionaryOnText, x_PD: torch.Tensor) -> dict[str, object]:
+    encoder = layer.encoder
     windows, length = layer.tokens_WT.shape
     limit_P = None if layer.limit_P is None else torch.from_numpy(layer.limit_P)
     drawn = [_pair(number, windows, length) for number in range(min(PAIRS, windows * (length - 1)))]

@@ -15,9 +15,10 @@ import torch
 
 from qkatlas.pipeline.features.attention import LayerHeads
 from qkatlas.pipeline.features.config import DictionaryConfig
-from qkatlas.pipeline.features.convention import Convention, folded
+from qkatlas.pipeline.features.convention import Convention, folded, measure_convention
 from qkatlas.pipeline.features.encoder import Encoder
 from qkatlas.pipeline.features.kinds import FOLDED, Z
+from qkatlas.pipeline.models.blocks import on_one_thread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ def activations(layer: DictionaryOnText, *, threads: int) -> torch.Tensor:
     raw_PX = raw_activations(layer.config, layer.heads, layer.stream_WTD, threads=threads)
     if layer.convention.kind != FOLDED:
         return raw_PX
-    return folded(layer.config.reads, raw_PX, folded_constant(layer.config, layer.heads))
+    return on_one_thread(lambda: folded(layer.config.reads, raw_PX, folded_constant(layer.config, layer.heads)))
 
 
 def raw_activations(
@@ -86,3 +87,35 @@ def raw_activations(
 def folded_constant(config: DictionaryConfig, heads: LayerHeads) -> torch.Tensor | None:
     """What tells the convention folded from raw; None of a residual stream that a RMSNorm reads."""
     return heads.constant() if config.reads == Z or heads.scores.norm_kind == "layer" else None
+
+
+def on_text(
+    heads: LayerHeads,
+    encoder: Encoder,
+    stream_WTD: np.ndarray,
+    asked: str,
+    *,
+    threads: int,
+) -> tuple[Convention, np.ndarray | None]:
+    """Measure by which convention a dictionary is to read the text, and what its largest pre-activations are then.
+
+    Args:
+        heads: the layer's.
+        encoder: the dictionary.
+        stream_WTD: float32 [W, T, D], what enters the layer.
+        asked: one of CONVENTIONS.
+        threads: threads to use; no number depends on it.
+
+    Returns:
+        The convention, and `Encoder.limits` by it.
+    """
+    config = encoder.config
+    raw_PX = raw_activations(config, heads, stream_WTD, threads=threads)
+    constant_X = on_one_thread(lambda: folded_constant(config, heads))
+    convention = measure_convention(asked, encoder, raw_PX, constant_X, threads=threads)
+
+    def given() -> torch.Tensor:
+        return encoder.input(folded(config.reads, raw_PX, constant_X) if convention.kind == FOLDED else raw_PX)
+
+    limit_P = encoder.limits(on_one_thread(given), threads=threads)
+    return convention, None if limit_P is None else limit_P.numpy()
