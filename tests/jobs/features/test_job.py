@@ -18,13 +18,11 @@ from support.dictionaries import encoded, mixed_values, new_config, old_config, 
 from support.families import all_in_float64, make, raw_scores
 from support.interruptions import Stopping, hashes
 
-from qkatlas.cluster.executor import Grant
 from qkatlas.cluster.in_process import InProcessExecutor
 from qkatlas.jobs.features import tables as declared
 from qkatlas.jobs.features.job import FeaturesJob
 from qkatlas.jobs.features.plan import plan_features
 from qkatlas.jobs.features.spec import Features
-from qkatlas.jobs.features.work import Kept, describe
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.loop.result import Result
 from qkatlas.jobs.loop.service import submit
@@ -34,7 +32,10 @@ from qkatlas.outputs.runs import soundness
 from qkatlas.outputs.runs.reader import read_whole
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.schemas import features as schemas
+from qkatlas.pipeline.features import logits, measures, meeting, on_text
+from qkatlas.pipeline.features.attention import LayerHeads
 from qkatlas.pipeline.features.dictionary import open_dictionaries
+from qkatlas.pipeline.features.encoder import Encoder
 
 pytestmark = pytest.mark.slow
 
@@ -378,28 +379,40 @@ def test_a_run_that_is_stopped_goes_on(worded_model: Path, directory: Path, whol
     assert measure(worded_model, directory, tmp_path, convention="raw").computed == 0
 
 
-def test_no_number_depends_on_threads(worded_model: Path, tmp_path: Path) -> None:
-    """Neither on those of a job nor on those that torch would share a product by."""
-    config = new_config("topk", "blocks.2.attn.hook_z", N * H, F, normalize_activations="layer_norm")
-    write(tmp_path / "sae", config, random_tensors("topk", N * H, F, 1))
-    job = job_of(worded_model, tmp_path / "sae")
-    (dictionary,) = open_dictionaries(tmp_path / "sae")
-    found = []
+def test_no_product_is_shared_by_threads(
+    worded_model: Path, directory: Path, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small products are the same however they are shared, so that it is where each is made that is looked at."""
+    seen: dict[str, set[int]] = {}
+
+    def watched(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def watch(*arguments: Any, **named: Any) -> Any:
+            seen.setdefault(name, set()).add(torch.get_num_threads())
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, watch)
+
+    for name in ("patterns", "values", "constant"):
+        watched(LayerHeads, name)
+    for name in ("read", "encode", "input", "written"):
+        watched(Encoder, name)
+    for owner, name in (
+        (measures, "written_rows"), (measures, "normalise"), (measures, "explained"), (meeting, "feature_vectors"),
+        (meeting, "side_parts"), (logits, "unit_rows"), (on_text, "folded"),
+    ):  # fmt: skip
+        watched(owner, name)
     before = torch.get_num_threads()
+    torch.set_num_threads(3)
     try:
-        for threads in (1, 4):
-            torch.set_num_threads(threads)
-            layer = job._on_text(dictionary, threads)
-            shard = declared.feature_shards(dictionary.config)[0]
-            grant = Grant(workers=1, cpus=threads, gpus=0)
-            produced = describe(grant, shard, layer, Kept(tokens=7, firings=5))
-            found.append((layer.identity(), layer.convention, produced.tables, produced.summary))
+        run = measure(worded_model, directory, tmp_path, convention="raw").run
+        assert hashes(run) == hashes(whole)
+        measure(worded_model, directory, tmp_path, convention="folded")
     finally:
         torch.set_num_threads(before)
-    assert found[0][:2] == found[1][:2]
-    assert found[0][3] == found[1][3]
-    for name, table in found[0][2].items():
-        assert table.equals(found[1][2][name]), name
+    assert len(seen) == 14
+    assert seen == {name: {1} for name in seen}
 
 
 @pytest.mark.cluster
