@@ -125,7 +125,8 @@ def taken(spec: type, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _argument(option: Option) -> click.Argument:
-    return click.Argument([option.name], metavar=option.metavar)
+    # One that may be left out says what happens then.
+    return click.Argument([option.name], metavar=option.metavar, required=not option.shown_default)
 
 
 def _option(option: Option) -> click.Option:

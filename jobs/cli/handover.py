@@ -33,6 +33,9 @@ PREFIX = "qkatlas"
 _HERE_ONLY = ("address", "detach")
 """Options that say where the command runs, not what it does."""
 
+_FOLDERS = {"directory": "SAE_DIR", "features": "--features"}
+"""Folders beside the model that a cluster reads where they are, by the names of parameters."""
+
 _NO_PROGRAM = 127
 """Exit code of a shell that does not find the program."""
 
@@ -120,7 +123,9 @@ def hand_over(request: Request, context: click.Context) -> int:
     """
     assert request.address is not None, "only a remote command is handed over"
     _require_shared(request.out)
-    _require_there(request.model if "model" in context.params else None)
+    _require_there("--model", request.model if "model" in context.params else None)
+    for name, flag in _FOLDERS.items():
+        _require_there(flag, context.params.get(name))
     handover = Handover.of(context)
 
     from qkatlas.cluster.package import Package
@@ -243,14 +248,15 @@ def _require_shared(out: str) -> None:
         )
 
 
-def _require_there(model: str | None) -> None:
-    """Check that a model is not one of this machine's."""
-    if model is None or PurePosixPath(model).is_absolute():
+def _require_there(flag: str, place: str | None) -> None:
+    """Check that a model, or a folder of dictionaries, is not one of this machine's."""
+    if place is None or PurePosixPath(place).is_absolute():
         return
-    if model.startswith((".", "~")) or Path(model).is_dir():
+    if place.startswith((".", "~")) or Path(place).is_dir():
+        what, give = ("model", "a hub name, planted, or a") if flag == "--model" else ("folder", "a")
         raise ValueError(
-            f"--model {model} is a folder of this machine, but the cluster reads the model; give a hub name, planted, "
-            "or a folder there, from the root"
+            f"{flag} {place} is a folder of this machine, but the cluster reads the {what}; give {give} folder there, "
+            "from the root"
         )
 
 

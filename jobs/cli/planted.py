@@ -23,25 +23,38 @@ def model() -> None:
 @click.option("--skew", type=float, default=0.0, show_default=True, help="Skew-symmetric part of the target's W_QK.")
 @click.option("--head", default="L1H5", show_default=True, help="The target head, in layer 1 or later.")
 @click.option("--positions", is_flag=True, help="Heads of known kernels beside them, in layers 0 and 2.")
-def planted(directory: str, size: str, seed: int, noise: float, skew: float, head: str, positions: bool) -> None:
+@click.option("--features", metavar="DIR", help="Write dictionaries of features for it there, whose owners are known.")
+def planted(
+    directory: str, size: str, seed: int, noise: float, skew: float, head: str, positions: bool, features: str | None
+) -> None:
     """Write the planted checkpoint: a GPT-2 whose categories, heads and eigenvalues are known."""
+    from qkatlas.jobs.inputs.dictionaries import write_dictionaries
     from qkatlas.jobs.inputs.resolve import write_checkpoint
     from qkatlas.outputs.places.open import at_home
     from qkatlas.pipeline.planted.checkpoint import PlantedDesign, plant
+    from qkatlas.pipeline.planted.features import plant_dictionaries
     from qkatlas.pipeline.planted.positions import with_positions
 
-    if not directory.strip():
+    if not directory.strip() or (features is not None and not features.strip()):
         raise ValueError("the name of the directory is empty; name a new directory")
     design = PlantedDesign(size=size, seed=seed, noise=noise, skew=skew, head=head)
     try:
-        made = plant(design)
-        write_checkpoint(with_positions(made) if positions else made, Path(at_home(directory)))
+        made = with_positions(plant(design)) if positions else plant(design)
+        place = directory
+        write_checkpoint(made, Path(at_home(place)))
+        if features is not None:
+            place = features
+            write_dictionaries(plant_dictionaries(made), Path(at_home(place)))
     except OSError as error:
-        raise ValueError(
-            f"{directory} cannot be written ({error.strerror or error}); choose a new directory"
-        ) from error
-    for line in (
+        raise ValueError(f"{place} cannot be written ({error.strerror or error}); choose a new directory") from error
+    lines = [
         f"planted checkpoint ({size}, target {head}) in {directory}; its truth is in {directory}/truth.json",
         f"next: submit full-vocab --model {shlex.quote(directory)} --head {head}",
-    ):
+    ]
+    if features is not None:
+        lines += [
+            f"its dictionaries of features in {features}; the truth of each is in its truth.json",
+            f"next: submit features {shlex.quote(features)} --model {shlex.quote(directory)}",
+        ]
+    for line in lines:
         click.echo(harmless(line, one_line=True))

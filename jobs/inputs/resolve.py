@@ -81,7 +81,7 @@ def planted_directory(design: PlantedDesign, say: Callable[[str], None]) -> Path
     Returns:
         Its directory, in the user's cache.
     """
-    folder = cache_folder() / "planted" / f"{design.size}-{_design_key(design)}"
+    folder = cache_folder() / "planted" / f"{design.size}-{design_key(design)}"
     if not folder.exists():
         say(f"building the planted checkpoint ({design.size}) in {folder}")
         try:
@@ -148,7 +148,7 @@ def _hub_directory(name: str) -> Path:
         raise ValueError(f"model {name!r} could not be downloaded ({error}); {remedy}") from error
 
 
-def _design_key(design: PlantedDesign) -> str:
+def design_key(design: PlantedDesign) -> str:
     """Hash of the design and of the code that plants it, so that a newer version never meets an older cache."""
     digest = hashlib.sha256(json.dumps(asdict(design), sort_keys=True).encode())
     package = resources.files("qkatlas.pipeline")

@@ -67,8 +67,16 @@ def signature_of(declaration: Declaration) -> inspect.Signature:
     first = [option.name for option in declaration.options if option.argument]
     if declaration.opens_model:
         first.insert(0, "model")
-    places = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in first]
-    own = {field.name: field.default for field in fields(declaration.spec) if field.name not in first}
+    defaults = {field.name: field.default for field in fields(declaration.spec)}
+    places = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=inspect.Parameter.empty if defaults.get(name, MISSING) is MISSING else defaults[name],
+        )
+        for name in first
+    ]
+    own = {name: default for name, default in defaults.items() if name not in first}
     shared = {**({"tokenizer": None} if declaration.opens_model else {}), **_SHARED}
     if not declaration.uses_gpus:
         del shared["gpus"]

@@ -11,6 +11,7 @@ import pyarrow as pa
 from rich.console import RenderableType
 
 from qkatlas.jobs.inputs.chosen_states import ChosenStates
+from qkatlas.jobs.inputs.dictionaries import dictionaries_of
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.opening import ModelJob, open_model
 from qkatlas.jobs.inputs.prompts import DrawnPrompts
@@ -121,10 +122,15 @@ class ReproduceJob(ModelJob[Reproduce]):
             IncompleteError: if a run could not be finished.
         """
         facts = published.facts()
+        given = spec.features
+        dictionaries = [] if given is None else dictionaries_of(given, host.request.model, host.say)
         job = cls(spec, open_model(host), facts)
         for line in job._remarks():
             host.say(line)
-        for name, source in source_jobs(facts, job.model, job.tokens, job.runs, seed=spec.seed):
+        sources = source_jobs(
+            facts, job.model, job.tokens, job.runs, seed=spec.seed, dictionaries=dictionaries
+        )  # fmt: skip
+        for name, source in sources:
             host.say(f"run {len(job.runs) + 1}: {name}")
             opened = "preparing" if job.runs else "opening the model"
             job.runs[name] = host.submit(source, opened=opened).require_complete()

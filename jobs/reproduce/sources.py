@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from qkatlas.jobs.full_vocab.spec import FullVocab
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.loop.job import Job
 from qkatlas.jobs.reproduce import measures
+from qkatlas.jobs.reproduce.features import FEATURES, feature_jobs, of_features
 from qkatlas.jobs.reproduce.first_layer import first_layer, first_layer_jobs
 from qkatlas.jobs.reproduce.published import DEFINED, PUBLISHED, Facts
 from qkatlas.jobs.reproduce.verdicts import Measured, absent
@@ -23,6 +24,7 @@ from qkatlas.jobs.steering.job import SteeringJob
 from qkatlas.jobs.steering.spec import RANKS, Steering
 from qkatlas.outputs.runs.reader import list_matrix, read_rows, read_whole
 from qkatlas.outputs.runs.run import Run
+from qkatlas.pipeline.features.dictionary import Dictionary
 from qkatlas.pipeline.text.categories import Categories
 
 _FORMS = {DEFINED: "attention", PUBLISHED: "bilinear"}
@@ -63,7 +65,13 @@ def has_gpt2_vocabulary(facts: Facts, model: Model) -> bool:
 
 
 def source_jobs(
-    facts: Facts, model: Model, tokens: tuple[int, ...] | None, runs: Mapping[str, Run], *, seed: int
+    facts: Facts,
+    model: Model,
+    tokens: tuple[int, ...] | None,
+    runs: Mapping[str, Run],
+    *,
+    seed: int,
+    dictionaries: Sequence[Dictionary] = (),
 ) -> Iterator[tuple[str, Job[Any]]]:
     """The jobs with the names that their runs have below, one at a time, for each holds token states.
 
@@ -74,6 +82,7 @@ def source_jobs(
         runs: finished runs by their names, to which the caller adds each before it takes the next job: the second
             steering copies the first's kin.
         seed: of what the jobs draw.
+        dictionaries: of features of the model's heads.
 
     Raises:
         ValueError: if the model has no such head.
@@ -111,6 +120,7 @@ def source_jobs(
         )
         yield f"steering {variant}", SteeringJob(steering, model, kin_of=runs.get(f"steering {DEFINED}"))
     yield from first_layer_jobs(facts, model)
+    yield from feature_jobs(model, dictionaries)
 
 
 def found_in(facts: Facts, model: Model, runs: Mapping[str, Run]) -> _Found:
@@ -140,7 +150,7 @@ def found_in(facts: Facts, model: Model, runs: Mapping[str, Run]) -> _Found:
         found |= measures.all_absent(facts, "similarity", _NO_TOKENS) | measures.all_absent(
             facts, "clusters", _NO_TOKENS
         )
-    return found | first_layer(facts, model, runs)
+    return found | first_layer(facts, model, runs) | of_features(facts, runs.get(FEATURES))
 
 
 def _self_rank(facts: Facts, model: Model, variant: str, run: Run) -> _Found:

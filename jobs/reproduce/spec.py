@@ -18,6 +18,11 @@ class Reproduce:
         shown_default="GPT-2's, for models with its vocabulary",
     )  # fmt: skip
     """The model's own frequent tokens; None = GPT-2's, where the model has its vocabulary."""
+    features: str | None = option(
+        None, metavar="SAE_DIR", shown_default="none: those figures are not compared",
+        help="A directory of SAELens dictionaries of the model's z, one a layer.",
+    )  # fmt: skip
+    """Dictionaries of features of the model's heads; None = figures about them are not compared."""
     seed: int = fields.seed()
     """Seed of the prompts, of random heads and of Leiden."""
 

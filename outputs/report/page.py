@@ -30,6 +30,7 @@ SCRIPTS = (
     "spectrum.js",
     "heads.js",
     "positions.js",
+    "features.js",
     "steering.js",
     "ablation.js",
     "similarity.js",

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
+
+Value = TypeVar("Value")
 
 BLOCK_ROWS = 1024
 """Rows in one block; fixed, because the shape of a product may change its last bit."""
@@ -29,3 +32,16 @@ def for_blocks(n_rows: int, work: Callable[[slice], None], threads: int, block_r
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for _ in pool.map(work, blocks):
             pass
+
+
+def on_one_thread(work: Callable[[], Value]) -> Value:
+    """Do some work on one thread of its own, so that no product or sum of it is shared by several.
+
+    Args:
+        work: called once.
+
+    Returns:
+        What it returned.
+    """
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return pool.submit(work).result()

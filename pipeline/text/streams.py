@@ -87,6 +87,12 @@ COMMON_TOKENS = Stream("COMMON_TOKENS", 11)
 SHUFFLES = Stream("SHUFFLES", 12)
 """Shuffled targets of a relation: seed, number of the relation."""
 
+NULL_FEATURES = Stream("NULL_FEATURES", 21)
+"""Random features of equal density that a head's are compared with: seed, layer, head."""
+
+PLANTED_FEATURES = Stream("PLANTED_FEATURES", 22)
+"""One planted dictionary: seed of the design, its layer."""
+
 NULL_HEADS = Stream("NULL_HEADS")
 """Random heads that a spectrum is compared with: seed, layer, head."""
 
@@ -107,7 +113,7 @@ KEY_ORDER = Stream("KEY_ORDER")
 
 STREAMS = (
     TOKENS, CATEGORY_PROMPTS, REFERENCE_PROMPTS, BEHAVIOUR, PARTNERS, PASSAGES, STATE_PAIRS,
-    NULL_OV_HEADS, RANDOM_WORDS, BACKGROUND_KEYS, COMMON_TOKENS, SHUFFLES,
+    NULL_OV_HEADS, RANDOM_WORDS, BACKGROUND_KEYS, COMMON_TOKENS, SHUFFLES, NULL_FEATURES, PLANTED_FEATURES,
     NULL_HEADS, CONTROLS, SPEARMAN_ROWS, RESTARTS, PLANTED, KEY_ORDER,
 )  # fmt: skip
 """All of them."""

@@ -40,6 +40,8 @@ def meaning(context: click.Context) -> dict[str, object]:
         ["steering", "--alpha", "-0.5,1", "--step=-0.2", "--in-model"],
         ["communities", "--resolution", "1.25", "--", "-run"],
         ["communities", "full-vocab", "--quality", "cpm"],
+        ["features"],
+        ["features", "/shared/sae", "--layers", "1"],
     ],
 )
 def test_a_command_line_means_the_same_on_the_cluster(arguments: list[str]) -> None:
@@ -103,6 +105,7 @@ def web_server() -> Iterator[str]:
         (["full-vocab", "--address", URL, "--out", "~/runs"], ["--out ~/runs is relative"]),
         (["full-vocab", "--address", URL, "--out", "/r", "--model", "./m"], ["--model ./m", "the cluster reads"]),
         (["full-vocab", "--address", URL, "--out", "/r", "--model", "~/m"], ["--model ~/m", "the cluster reads"]),
+        (["features", "./sae", "--address", URL, "--out", "/r"], ["SAE_DIR ./sae", "the cluster reads"]),
         (["full-vocab", "--address", URL, "--out", "/r"], [f"no Ray dashboard answers at --address {URL}", "ssh -L"]),
         (["full-vocab", "--address", URL, "--in-process"], [f"--address {URL} and --in-process exclude"]),
         (["full-vocab", "--address", "ray://head:10001"], ["ray://head:10001", "host:port"]),

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from qkatlas.jobs.reproduce import measures
+from qkatlas.jobs.reproduce.features import of_features, of_heads, of_share
 from qkatlas.jobs.reproduce.first_layer import of_rows, of_scale
 from qkatlas.jobs.reproduce.published import DEFINED, PUBLISHED, facts
 from qkatlas.jobs.reproduce.verdicts import DIFFERS, NOT_COMPARABLE, REPRODUCED, Measured, verdict
@@ -136,6 +137,14 @@ def first_layer(lost: str = "", width: float = 50.0, error: float = 0.05) -> dic
     return {key: value for variant in (DEFINED, PUBLISHED) for key, value in of_rows(FACTS, variant, rows).items()}
 
 
+def features(candidates: int = 14, lost: int = 0, share: float = 0.49) -> dict[Any, Measured]:
+    """Heads of which so many are candidates, all that are named but some among them, and the published feature's."""
+    named = [Head.parse(name) for name in FACTS.data["monosemantic_heads"]]
+    chosen = named[lost:] + [head for head in SCORES if head not in named]
+    rows = {head: {"monosemantic_candidate": head in chosen[:candidates]} for head in SCORES}
+    return of_heads(FACTS, rows) | of_share(FACTS, [0.0] * 9 + [share, 0.1, 0.1])
+
+
 CASES: dict[str, tuple[Case, Case]] = {
     "semantic.correlation": (semantic, shuffled),
     "semantic.lowest": (semantic, lambda: semantic(L3H4=0.5)),
@@ -177,6 +186,9 @@ CASES: dict[str, tuple[Case, Case]] = {
     "positions.width": (lambda: first_layer(width=30.0), lambda: first_layer(width=24.0)),
     "positions.layer_norm": (lambda: of_scale(0.1, 0.17, 0.2), lambda: of_scale(0.1, 0.18, 0.2)),
     "positions.error": (lambda: first_layer(error=0.09), lambda: first_layer(error=0.11)),
+    "features.monosemantic": (lambda: features(28), lambda: features(6)),
+    "features.named": (lambda: features(lost=2), lambda: features(lost=3)),
+    "features.share": (lambda: features(share=0.4949), lambda: features(share=0.4951)),
     "notebook.score": (lambda: notebook(0.18772, 0.5), lambda: notebook(0.1893, 0.5)),
     "notebook.place": (lambda: notebook(0, 0.1395), lambda: notebook(0, 0.1385)),
 }
@@ -242,3 +254,13 @@ def test_bins_without_pairs_leave_no_curve() -> None:
 def test_keys_are_compared_by_bare_text_and_as_often_as_they_stand() -> None:
     found = measures.top10("red", DEFINED, ["Green", "_green", "Blue"], {"red": [" GREEN", " blue", "Blue"]})
     assert found["top10.red", DEFINED].value == 2
+
+
+def test_dictionaries_of_some_heads_or_none_are_not_compared() -> None:
+    some = {Head(7, head): {"monosemantic_candidate": True} for head in range(12)}
+    assert "are of 12 heads" in of_heads(FACTS, some)["features.monosemantic", DEFINED].note
+    assert of_share(FACTS, None)["features.share", DEFINED].value is None
+    assert of_share(FACTS, [1.0])["features.share", DEFINED].value is None
+    without = of_features(FACTS, None)
+    assert {figure for figure, _ in without} == {"features.monosemantic", "features.named", "features.share"}
+    assert all("--features SAE_DIR" in one.note for one in without.values())

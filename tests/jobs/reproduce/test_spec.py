@@ -10,6 +10,7 @@ from qkatlas.jobs.main import run
 
 OPTIONS = {
     "--frequencies",
+    "--features",
     "--model",
     "--gpus",
     "--out",

@@ -1,0 +1,1 @@
+"""Sparse autoencoders over attention: what their files hold, and what their features say about heads."""
