@@ -33,11 +33,14 @@ class Asked:
     control: str
 
 
-def read_tasks(file: Path) -> tuple[Asked, ...]:
-    """Read a file of tasks.
+def read_tasks(file: Path) -> str:
+    """Read a file of tasks, and check that every line of it is one.
 
     Args:
         file: one JSON object a line: `prompt`, `answer` and `control`, and `task` where there are several.
+
+    Returns:
+        Its text.
 
     Raises:
         ValueError: if it cannot be read, or a line of it is malformed.
@@ -47,25 +50,35 @@ def read_tasks(file: Path) -> tuple[Asked, ...]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ValueError(f"--file {file} cannot be read ({reason}); give a file of JSON lines") from error
-    asked = [_asked(file, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    parse_tasks(text)
+    return text
+
+
+def parse_tasks(text: str) -> tuple[Asked, ...]:
+    """The lines of a file of tasks.
+
+    Raises:
+        ValueError: if a line is malformed, or there is none.
+    """
+    asked = tuple(_asked(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
     if not asked:
-        raise ValueError(f"--file {file} has no line; give one JSON object a line with {', '.join(_NAMES)}")
-    return tuple(asked)
+        raise ValueError(f"--file holds no line; give one JSON object a line with {', '.join(_NAMES)}")
+    return asked
 
 
-def _asked(file: Path, number: int, line: str) -> Asked:
+def _asked(number: int, line: str) -> Asked:
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"--file {file}, line {number} is no JSON ({error}); give one object a line") from error
+        raise ValueError(f"--file, line {number} is no JSON ({error}); give one object a line") from error
     given = entry if isinstance(entry, dict) else {}
     missing = [name for name in _NAMES if not isinstance(given.get(name), str) or not given[name]]
     if missing:
-        raise ValueError(f"--file {file}, line {number} lacks a text for {', '.join(missing)}; give all of "
+        raise ValueError(f"--file, line {number} lacks a text for {', '.join(missing)}; give all of "
                          f"{', '.join(_NAMES)}")  # fmt: skip
     task = given.get("task", USER)
     if not isinstance(task, str) or not task.strip() or task in FAMILIES or not task.isprintable():
-        raise ValueError(f"--file {file}, line {number} names the task {task!r}; give it a name that no other task has")
+        raise ValueError(f"--file, line {number} names the task {task!r}; give it a name that no other task has")
     return Asked(number, task, given["prompt"], given["answer"], given["control"])
 
 
