@@ -37,7 +37,9 @@ def planted(
     if not directory.strip():
         raise ValueError("the name of the directory is empty; name a new directory")
     if positions and tasks:
-        raise ValueError("--positions and --tasks exclude each other, for both take the place of random heads; drop one")
+        raise ValueError(
+            "--positions and --tasks exclude each other, for both take the place of random heads; drop one"
+        )
     design = PlantedDesign(size=size, seed=seed, noise=noise, skew=skew, head=head)
     try:
         made = plant(design)

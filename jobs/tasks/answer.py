@@ -48,5 +48,6 @@ def _first(task: dict[str, Any], heads: list[dict[str, Any]]) -> str:
     served = [row for row in heads if row["task"] == task["task"] and row["serves"]]
     served.sort(key=lambda row: -row["specific"])
     return ", ".join(
-        f"{Head(row['layer'], row['head'])} {row['effect']:+.2f} ({row['control_effect']:+.2f})" for row in served[:_EACH]
+        f"{Head(row['layer'], row['head'])} {row['effect']:+.2f} ({row['control_effect']:+.2f})"
+        for row in served[:_EACH]
     )

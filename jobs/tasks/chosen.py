@@ -43,10 +43,12 @@ def choose(spec: Tasks, heads: Sequence[Head], estimates: np.ndarray, number: in
     """
     if not spec.exact:
         return Chosen(tuple(heads), (), 0)
-    size = np.array([abs(estimates[0, head.layer, head.index] - estimates[1, head.layer, head.index]) for head in heads])
+    size = np.array(
+        [abs(estimates[0, head.layer, head.index] - estimates[1, head.layer, head.index]) for head in heads]
+    )
     order = np.argsort(-size, kind="stable")
     first = [heads[place] for place in order[: spec.exact]]
     others = [heads[place] for place in sorted(order[spec.exact :])]
     rng = streams.TASK_AUDIT.generator(spec.seed, number)
-    drawn = rng.choice(len(others), min(spec.audit, len(others)), replace=False) if others else []
+    drawn = rng.permutation(len(others))[: spec.audit].tolist()
     return Chosen(tuple(sorted(first)), tuple(others[place] for place in sorted(drawn)), len(others))

@@ -170,4 +170,8 @@ def alike_tokens(model: Model) -> np.ndarray:
 def of_losses(shard: Shard) -> dict[str, Any]:
     """Task, what was ablated, and the part that a shard writes."""
     layer = shard.bounds.get("layer")
-    return {"task": shard.bounds["task"], "part": shard.bounds["part"], "source": "none" if layer is None else f"L{layer}"}
+    return {
+        "task": shard.bounds["task"],
+        "part": shard.bounds["part"],
+        "source": "none" if layer is None else f"L{layer}",
+    }

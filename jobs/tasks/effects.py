@@ -16,7 +16,7 @@ from qkatlas.jobs.tasks.committed import Linear
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.passes.resampling import PairedBootstrap
 from qkatlas.pipeline.tasks.kinds import family_of_task
-from qkatlas.pipeline.tasks.labels import entropy, false_shares, most_missed, one_sided, serves
+from qkatlas.pipeline.tasks.labels import ByAnswer, entropy, false_shares, most_missed, one_sided, serves
 from qkatlas.pipeline.tasks.prompts import TaskPrompts
 
 _LEAST_OTHERS = 3
@@ -68,9 +68,11 @@ def tables_of(results: Sequence[TaskResult], seed: int) -> dict[str, list[dict[s
         seed: of the bootstrap intervals.
     """
     tasks = [_task(result, seed) for result in results]
+    for row, share in zip(tasks, false_shares(np.array([row["gain_false_share"] for row in tasks])), strict=True):
+        row["gain_false_share"] = float(share)
     effects = [_effects(result) for result in results]
     # Only what could be labelled counts among labels that may be false.
-    p_values = [one_sided(each.specific) for each in effects]
+    p_values = [one_sided(_groups(result).means(each.specific)) for result, each in zip(results, effects, strict=True)]
     false = [np.full(len(p), np.nan) for p in p_values]
     solved = [number for number, row in enumerate(tasks) if row["solved"]]
     if solved:
@@ -98,17 +100,21 @@ def tables_of(results: Sequence[TaskResult], seed: int) -> dict[str, list[dict[s
 def _task(result: TaskResult, seed: int) -> dict[str, Any]:
     prompts, clean = result.prompts, result.clean
     gain_P = clean[:, 1, 0] - clean[:, 0, 0]
-    low, high = _interval(gain_P[:, None], seed)
+    groups = _groups(result)
+    low, high = _interval(gain_P[:, None], groups, seed)
     return {
         "task": prompts.task,
         "family": family_of_task(prompts.task),
         "control": prompts.control,
         "n_prompts": len(prompts),
+        "n_answers": len(groups.size_G),
         "loss": float(clean[:, 0, 0].mean()),
         "control_loss": float(clean[:, 1, 0].mean()),
         "gain": float(gain_P.mean()),
         "gain_low": _or_none(low[0]),
         "gain_high": _or_none(high[0]),
+        # A share only once it is compared with those of the other tasks.
+        "gain_false_share": float(one_sided(groups.means(gain_P[:, None]))[0]),
         "solved": bool(low[0] > 0),  # of a single prompt it is NaN, and nothing is known
         "shuffled_loss": float(clean[:, 0, 1].mean()),
         "n_exact": len(result.chosen.measured),
@@ -126,7 +132,8 @@ def _effects(result: TaskResult) -> _Effects:
 def _head_rows(
     result: TaskResult, task: Mapping[str, Any], effects: _Effects, false_M: np.ndarray, seed: int
 ) -> list[dict[str, Any]]:
-    intervals = {name: _interval(getattr(effects, name), seed) for name in ("effect", "specific", "null")}
+    groups = _groups(result)
+    intervals = {name: _interval(getattr(effects, name), groups, seed) for name in ("effect", "specific", "null")}
     place_of = {head: place for place, head in enumerate(result.chosen.measured)}
     audited = set(result.chosen.audited)
     z_of = _z_in_layers(result.chosen.measured, effects.specific.mean(axis=0))
@@ -154,10 +161,13 @@ def _head_rows(
             }
             for name, column in (("effect", "effect"), ("specific", "specific"), ("null", "null_specific")):
                 row[f"{column}_low"], row[f"{column}_high"] = map(_or_none, ends[name])
-            known = {"solved": task["solved"], "gain": task["gain"], "effect_low": ends["effect"][0]}
-            row["serves"] = serves(
-                **known, specific=specific, specific_low=ends["specific"][0], false_share=false
-            )
+            known = {
+                "solved": task["solved"],
+                "gain": task["gain"],
+                "gain_false_share": task["gain_false_share"],
+                "effect_low": ends["effect"][0],
+            }
+            row["serves"] = serves(**known, specific=specific, specific_low=ends["specific"][0], false_share=false)
             row["null_serves"] = serves(
                 **known | {"effect_low": np.inf}, specific=row["null_specific"], specific_low=ends["null"][0],
                 false_share=0.0,
@@ -206,8 +216,12 @@ def _components(result: TaskResult) -> list[dict[str, Any]]:
     return rows
 
 
-def _interval(values_PN: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    return PairedBootstrap(np.ones(len(values_PN)), seed).interval(values_PN)
+def _groups(result: TaskResult) -> ByAnswer:
+    return ByAnswer.of(result.prompts.answers_PA)
+
+
+def _interval(values_PN: np.ndarray, groups: ByAnswer, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    return PairedBootstrap(groups.size_G, seed).interval(groups.means(values_PN))
 
 
 def _or_none(value: float) -> float | None:

@@ -103,7 +103,9 @@ class TasksJob(ModelJob[Tasks]):
 
         def share(context: Context) -> Text:
             ordinary = np.array(self.model.ordinary_tokens(), np.int64)
-            return Text(weights=self._weights(), alike_V=alike_tokens(self.model), ordinary=ordinary, seed=self.spec.seed)
+            return Text(
+                weights=self._weights(), alike_V=alike_tokens(self.model), ordinary=ordinary, seed=self.spec.seed
+            )
 
         step = Step(
             kind=TEXT,
@@ -197,7 +199,9 @@ class TasksJob(ModelJob[Tasks]):
 
     def _dla(self, run: Run, number: int) -> pa.Table:
         """Rows of `task_dla` of a task, head by head in order of prompts."""
-        return self._read(run, number, "task_dla").sort_by([(name, "ascending") for name in ("layer", "head", "prompt")])
+        return self._read(run, number, "task_dla").sort_by(
+            [(name, "ascending") for name in ("layer", "head", "prompt")]
+        )
 
     def reduce(self, run: Run) -> Mapping[str, pa.Table]:
         """What heads do to tasks and which they serve, the prefix study, and where attribution comes from."""

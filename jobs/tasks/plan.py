@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from qkatlas.jobs.inputs.heads import heads_within
 from qkatlas.jobs.plan import memory as held
-from qkatlas.jobs.plan.load import Load, running
+from qkatlas.jobs.plan.load import running
 from qkatlas.jobs.plan.plan import Plan
 from qkatlas.jobs.plan.shape import Shape
-from qkatlas.jobs.plan.step import DRIVER, WORKERS, Step
+from qkatlas.jobs.plan.step import DRIVER, WORKERS, Load, Step
 from qkatlas.jobs.plan.table import PlannedTable
 from qkatlas.jobs.tasks.corpus import (
     LAYERS_PER_SHARD,
@@ -71,7 +71,8 @@ def plan_tasks(shape: Shape, spec: Tasks) -> Plan:
         PlannedTable(name="task_counts", files=1, rows=len(heads), schema=schemas.TASK_COUNTS),
         PlannedTable(name="dla_sources", files=1, rows=sum(map(positions_of, names)) * shape.heads,
                      schema=schemas.DLA_SOURCES),
-        PlannedTable(name="dla_components", files=1, rows=count * (2 * shape.n_layers + 5), schema=schemas.DLA_COMPONENTS),
+        PlannedTable(name="dla_components", files=1, rows=count * (2 * shape.n_layers + 5),
+                     schema=schemas.DLA_COMPONENTS),
         PlannedTable(name="prefix", files=1, rows=lengths * shape.heads, schema=schemas.PREFIX),
         PlannedTable(name="prefix_corrupted", files=1, rows=2 * shape.heads, schema=schemas.PREFIX_CORRUPTED),
         PlannedTable(name="task_prompts", files=1, rows=count * prompts, schema=schemas.TASK_PROMPTS),
@@ -89,7 +90,8 @@ def plan_tasks(shape: Shape, spec: Tasks) -> Plan:
     unembedding = Load(float32=2.0 * questions * shape.vocab_size * shape.d_model)
     steps = [
         Step(name="opening the model", place=DRIVER, load=Load(hashed=8.0 * shape.weights), one_thread=True),
-        Step(name="as it is", place=WORKERS, load=running(shape, tokens, 4 * layers) + unembedding * 3, shards=len(clean)),
+        Step(name="as it is", place=WORKERS, shards=len(clean),
+             load=running(shape, tokens, 4 * layers) + unembedding * 3),
         *([Step(name="natural text", place=WORKERS, shards=len(windows),
                 load=running(shape, MOST_WINDOWS * TEXT_POSITIONS * (1 + CORRUPTED_PER_WINDOW), layers))]
           if windows else []),

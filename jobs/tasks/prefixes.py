@@ -52,9 +52,7 @@ def synthetic_tables(found: Mapping[str, pa.Table], shape: tuple[int, int], seed
 def _curve(length: int, values: Mapping[str, np.ndarray], seed: int) -> list[dict[str, Any]]:
     layers, heads, count = values["attention"].shape
     bootstrap = PairedBootstrap(np.ones(count), seed)
-    ends = {
-        name: bootstrap.interval(values[name].reshape(-1, count).T) for name in ("attention", "dla_centred")
-    }
+    ends = {name: bootstrap.interval(values[name].reshape(-1, count).T) for name in ("attention", "dla_centred")}
     rows = []
     for place, (layer, head) in enumerate(np.ndindex(layers, heads)):
         rows.append(

@@ -58,9 +58,7 @@ class Tasks:
         None, metavar="FILE", read=fields.read_text, shown_default="a text of our own", help="That text."
     )
     """The text for it; None = the calibration text."""
-    random_weights: bool = option(
-        False, help="Shuffle every weight matrix: a null, whose model has learned nothing."
-    )
+    random_weights: bool = option(False, help="Shuffle every weight matrix: a null, whose model has learned nothing.")
     """Whether the entries of every weight matrix are shuffled."""
     seed: int = fields.seed()
     """Seed of prompts, partners, samples and bootstrap intervals."""
@@ -72,6 +70,8 @@ class Tasks:
         if not chosen_tasks(self.tasks) and self.file is None:
             raise ValueError("--tasks none leaves no task; give --file, or name some")
         if self.text is not None and not self.prefixes:
-            raise ValueError("--text and --no-prefixes exclude each other, for the text serves prefixes alone; drop one")
+            raise ValueError(
+                "--text and --no-prefixes exclude each other, for the text serves prefixes alone; drop one"
+            )
         if self.kind == "resample" and self.prompts < 2:
             raise ValueError("--kind resample needs two prompts; give --prompts 2 or more")

@@ -170,11 +170,11 @@ def losses_table(task: str, heads: Sequence[Head | None], losses_MPCW: np.ndarra
     """Losses, head by head and prompt by prompt; C: prompt and control, W: answers that were looked up."""
     count = losses_MPCW.shape[1]
     numbers = np.tile(np.arange(rows.start, rows.stop, dtype=np.int32), len(heads))
-    places = [[None if head is None else value for head, value in zip(heads, values, strict=True) for _ in range(count)]
-              for values in ([head and head.layer for head in heads], [head and head.index for head in heads])]  # fmt: skip
+    layers = [None if head is None else head.layer for head in heads for _ in range(count)]
+    indices = [None if head is None else head.index for head in heads for _ in range(count)]
     columns = [
         pa.array([task] * len(numbers)),
-        *(pa.array(values, pa.int32()) for values in places),
+        *(pa.array(values, pa.int32()) for values in (layers, indices)),
         pa.array(numbers),
         *(pa.array(losses_MPCW[:, :, c, w].reshape(-1)) for w in (0, 1) for c in (0, 1)),
     ]

@@ -18,7 +18,7 @@ def _share(name: str, what: str, *, nullable: bool = False) -> pa.Field:
 
 def _interval(name: str, of: str) -> list[pa.Field]:
     return [
-        _nats(f"{name}_low", f"lower end of the paired 95% bootstrap interval of {of}; null for one prompt",
+        _nats(f"{name}_low", f"lower end of the paired 95% bootstrap interval of {of}; null for one answer",
               nullable=True),
         _nats(f"{name}_high", "upper end of that interval", nullable=True),
     ]  # fmt: skip
@@ -34,13 +34,16 @@ _IDS = pa.list_(pa.field("element", pa.int32()))
 TASKS = pa.schema(
     [
         _TASK,
-        field("family", pa.string(), "kind of job: induction, succession, ...; a task of the user's own is one by itself"),
+        field("family", pa.string(), "kind of job: induction, succession, ...; a task of the user's is one by itself"),
         field("control", pa.string(), "how controls are made: order, exchange or given"),
         _count("n_prompts", "prompts, each with its control", "prompts"),
+        _count("n_answers", "different answers among them; prompts with the same one are resampled together", "answers"),
         _nats("loss", "mean over prompts of -ln p of the answers"),
         _nats("control_loss", "the same on the controls"),
         _nats("gain", "control_loss minus loss"),
         *_interval("gain", "the gain"),
+        _share("gain_false_share", "share of false ones among gains as clear as this (q-value of a paired t test over "
+               "answers); above 0.05 no head is labelled"),
         field("solved", pa.bool_(), "whether the interval of the gain lies above 0; only then heads are labelled"),
         _nats("shuffled_loss", "loss of other prompts' answers on the prompts, the null of labels"),
         _count("n_exact", "heads that were measured exactly, audited ones among them", "heads"),
@@ -63,7 +66,7 @@ TASK_HEADS = pa.schema(
         _nats("control_effect", "the same on the controls", nullable=True),
         _nats("specific", "effect minus control_effect", nullable=True),
         *_interval("specific", "the specific effect"),
-        _share("false_share", "share of false ones among pairs as clear as this (q-value of a paired t test, one-sided, "
+        _share("false_share", "share of false ones among pairs as clear as this (q-value of a paired t test, above 0, "
                "over the pairs of solved tasks)", nullable=True),
         _share("z_layer", "specific effect in standard deviations of the layer's other measured heads; null with fewer "
                "than 3", nullable=True),
@@ -84,8 +87,8 @@ TASK_COUNTS = pa.schema(
         *place_of_head(),
         _count("n_tasks", "tasks that the head serves", "tasks"),
         _count("n_families", "kinds of jobs among them", "families"),
-        _nats("task_entropy", "entropy over the tasks it serves of its specific effect as a share of the task's gain; null "
-              "with none", nullable=True),
+        _nats("task_entropy", "entropy over the tasks it serves of its specific effect as a share of the task's gain; "
+              "null with none", nullable=True),
         field("polysemantic", pa.bool_(), "whether it serves tasks of several families"),
         field("tasks", pa.list_(pa.field("element", pa.string())), "the tasks, the largest share of the gain first"),
     ]
@@ -106,7 +109,7 @@ DLA_SOURCES = pa.schema(
 DLA_COMPONENTS = pa.schema(
     [
         _TASK,
-        field("component", pa.string(), "embed, pos_embed, attn_bias, mlp, final_norm; heads: all of them; total: the logit"),
+        field("component", pa.string(), "embed, pos_embed, attn_bias, mlp, final_norm; heads: all; total: the logit"),
         field("layer", pa.int32(), "layer of the component, from 0; null where it has none", nullable=True),
         field("dla", pa.float64(), "what it adds to the logit of the answers, mean over prompts", unit="logits"),
         field("dla_centred", pa.float64(), "the same, less the mean over the vocabulary", unit="logits"),
@@ -145,7 +148,7 @@ PREFIX_CORRUPTED = pa.schema(
 PREFIX_TEXT = pa.schema(
     [
         *place_of_head(),
-        field("length", pa.int32(), "tokens of the prefix, case and leading spaces aside; 9 = 9 or more", unit="tokens"),
+        field("length", pa.int32(), "tokens of the prefix, case and leading spaces aside; 9: or more", unit="tokens"),
         _count("n", "queries that give one key, not BOS, over 0.3 of the attention after such a prefix", "queries"),
         _share("share", "of all such queries of the head"),
     ]
@@ -221,7 +224,7 @@ def head_sums(d_head: int) -> pa.Schema:
             _TASK,
             *place_of_head(),
             field("control", pa.bool_(), "whether the row is about controls"),
-            field("gradient", numbers, "sum over positions of the gradient of the loss, mean over prompts", shape=shape),
+            field("gradient", numbers, "sum over prompts and positions of the gradient of the loss", shape=shape),
             field("product", pa.float64(), "of that gradient times what the head hands to W_O"),
             field("resampled", pa.float64(), "of it times what the partner's head hands over; 0 without partners"),
             field("sum", numbers, "sum over prompts, controls and their positions of what the head hands to W_O",

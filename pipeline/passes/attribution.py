@@ -1,4 +1,4 @@
-"""Answers of the model as it is: their losses, what each head adds to them, and what its absence would do at first order.
+"""Answers of the model as it is: their losses, what heads add to them, and what their absence would do at first order.
 
 One pass forward and one backward give all heads at once. The gradient of a prompt's loss by what a head hands to W_O,
 times what would take its place less what is there, is the linear estimate of the effect: a preselection and no
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,9 +122,7 @@ def _resampled(model: Forward, questions: Questions, gradients: list[torch.Tenso
     start_PTD = model.run(questions.partners_PT, {}, stop_at_layer=0)
     hooks = {f"blocks.{layer}.attn.hook_z": _listen(layer, others) for layer in range(a.n_layers)}
     model.go_on(start_PTD, 0, hooks)
-    return _stacked(
-        [(g * _by_head(others[layer], a.n_heads)).sum(dim=(1, 3)) for layer, g in enumerate(gradients)]
-    )
+    return _stacked([(g * _by_head(others[layer], a.n_heads)).sum(dim=(1, 3)) for layer, g in enumerate(gradients)])
 
 
 def _attributed(
@@ -136,7 +135,7 @@ def _attributed(
     values: Mapping[int, torch.Tensor],
     patterns: Mapping[int, torch.Tensor],
     source: int | None,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """What each part adds to the logits of the right answers."""
     a = model.architecture
     count, length = questions.tokens_PT.shape

@@ -1,8 +1,8 @@
 """How far attention rests on a repeated prefix: attention to one place, and the same with a prefix corrupted.
 
-On natural text a head that gives a key, not BOS, over 0.3 of its attention is taken to repeat what stood before that key
-as far as both agree: the length of the prefix, with case and leading spaces left aside. Where that is two tokens or
-more, the token before the query's own is replaced, so that a prefix of one token is left.
+On natural text, where a head gives a key, not BOS, over 0.3 of its attention, the tokens up to the query are compared
+with those before the key: as far as they agree, case and leading spaces left aside, is the length of the prefix. Where
+that is two tokens or more, the token before the query's own is replaced, so that a prefix of one token is left.
 
 Shapes: P passages, T positions, L layers, N heads of a layer, X examples, V vocabulary.
 """
@@ -53,9 +53,7 @@ def patterns_of(model: Forward, tokens_PT: IntArray) -> torch.Tensor:
         found[layer] = pattern_PNTT
 
     layers = range(model.architecture.n_layers)
-    hooks = {
-        f"blocks.{layer}.attn.hook_pattern": lambda pattern, layer=layer: keep(layer, pattern) for layer in layers
-    }
+    hooks = {f"blocks.{layer}.attn.hook_pattern": lambda pattern, layer=layer: keep(layer, pattern) for layer in layers}
     model.go_on(model.run(tokens_PT, {}, stop_at_layer=0), 0, hooks)
     return torch.stack([found[layer] for layer in layers], dim=1)
 

@@ -1,10 +1,10 @@
 """How the final norm and the unembedding read a part of the residual stream: direct logit attribution.
 
 The final norm divides by one number for each position, sigma. With the real one held fixed a logit is linear in what
-every part of the model wrote, so that logits are sums over parts, exactly. Two logits are attributed: that of the answer
-as it is, and that less the mean over the vocabulary, which is what probabilities know of it. A soft cap comes after.
+every part of the model wrote, so that logits are sums over parts, exactly. Two logits are attributed: the answer's own,
+and that less the mean over the vocabulary, which is what probabilities know of it. A soft cap comes after.
 
-Shapes: P passages, A questions of a passage, D model, N heads of a layer, H head dimension, C logits: as it is, centred.
+Shapes: P passages, A questions of a passage, D model, N heads of a layer, H head dimension, C logits: own, centred.
 """
 
 from __future__ import annotations
@@ -77,9 +77,7 @@ class Readout:
             bias_PAC = rows_PACD @ torch.from_numpy(self.final.bias_D.astype(np.float64)).to(device)
         return read_PACD / sigma_PA[:, :, None, None], bias_PAC
 
-    def before_norm(
-        self, layer: int, read_PACD: torch.Tensor, heads_PAND: torch.Tensor
-    ) -> torch.Tensor:
+    def before_norm(self, layer: int, read_PACD: torch.Tensor, heads_PAND: torch.Tensor) -> torch.Tensor:
         """What attention's own parts are multiplied by, where the model normalises what attention adds.
 
         That norm, too, divides by one number for each position.

@@ -64,7 +64,6 @@ def outputs_of(model: Forward, tokens_PT: np.ndarray, layer: int | None) -> Outp
     return outputs
 
 
-
 def walk(model: Forward, tokens_PT: np.ndarray, layers: Sequence[int]) -> Iterator[tuple[int, Outputs]]:
     """Pass some layers with the model as it is, and hand out the outputs of each layer's components.
 
@@ -148,6 +147,7 @@ def _replacement(component: Component, clean: Outputs, others: Outputs) -> torch
 
 
 def layer_hooks(model: Forward, layer: int, outputs: dict[Component, torch.Tensor]) -> dict[str, Hook]:
+    """Hooks that keep the outputs of a layer's components, and what entered the layer."""
     a = model.architecture
 
     def keep_heads(mixed: torch.Tensor) -> None:
@@ -169,16 +169,17 @@ def _before(layer: int) -> Component:
 
 
 def embedding_hooks(model: Forward, outputs: dict[Component, torch.Tensor]) -> dict[str, Hook]:
+    """Hooks that keep the embeddings."""
     return {f"hook_{each.kind}": keep_output(each, outputs) for each in embeddings(model.architecture)}
 
 
 def keep_output(component: Component, outputs: dict[Component, torch.Tensor]) -> Hook:
+    """A hook that keeps a component's output."""
+
     def keep(output: torch.Tensor) -> None:
         outputs[component] = output
 
     return keep
-
-
 
 
 def changes(model: Forward, component: Component, clean: Outputs, others: Outputs) -> bool:

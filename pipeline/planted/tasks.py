@@ -101,7 +101,7 @@ def with_tasks(planted: PlantedCheckpoint) -> PlantedCheckpoint:
         tensors |= _placed(tensors, places[role], circuit)
         roles[str(places[role])] = role
     pair = [str(places[PREVIOUS]), str(places[INDUCTION])]
-    tasks = {task: pair for task in (BLOCK, *PREFIXES, INTEGERS)}
+    tasks = dict.fromkeys((BLOCK, *PREFIXES, INTEGERS), pair)
     tasks |= {PREPOSITION_TASK: [str(places[COPYING])], "succession-days": [str(places[SUCCESSION])]}
     return replace(planted, tensors=tensors, truth=planted.truth | {"heads": roles, "tasks": tasks})
 

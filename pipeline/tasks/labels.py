@@ -1,11 +1,12 @@
 """When a head serves a task, and how many heads a preselection may have missed.
 
-Shapes: N heads, P prompts.
+Shapes: N heads, P prompts, A answers of a prompt, G groups of prompts with the same answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,37 @@ FALSE_SHARE = 0.05
 Float64Array = npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class ByAnswer:
+    """Prompts with the same answers, taken as one observation.
+
+    There are seven days: 64 prompts about them are no 64 independent ones, and intervals that took them for such would
+    be too narrow. A model of random weights then seems to solve what it cannot.
+
+    Attributes:
+        group_P: int64 [P], which group each prompt is of.
+        size_G: float64, prompts of each group.
+    """
+
+    group_P: npt.NDArray[np.int64]
+    size_G: Float64Array
+
+    @classmethod
+    def of(cls, answers_PA: npt.NDArray[np.int64]) -> ByAnswer:
+        """Group prompts by all of their answers."""
+        _, group_P, size_G = np.unique(answers_PA, axis=0, return_inverse=True, return_counts=True)
+        return cls(group_P.reshape(-1), size_G.astype(np.float64))
+
+    def means(self, values_PN: Float64Array) -> Float64Array:
+        """Mean over the prompts of each group, float64 [G, N]."""
+        sums_GN = np.zeros((len(self.size_G), values_PN.shape[1]))
+        np.add.at(sums_GN, self.group_P, values_PN)
+        means_GN: Float64Array = sums_GN / self.size_G[:, None]
+        return means_GN
+
+
 def one_sided(differences_PN: Float64Array) -> Float64Array:
-    """P-values of means above zero, by a paired t test of each column; 1 where nothing varies or there is one prompt."""
+    """P-values of means above zero, by a paired t test of each column; 1 where nothing varies, or of one prompt."""
     count = len(differences_PN)
     if count < 2:
         return np.ones(differences_PN.shape[1])
@@ -47,18 +77,27 @@ def false_shares(p_X: Float64Array) -> Float64Array:
 
 
 def serves(
-    *, solved: bool, gain: float, effect_low: float, specific: float, specific_low: float, false_share: float
+    *,
+    solved: bool,
+    gain: float,
+    gain_false_share: float,
+    effect_low: float,
+    specific: float,
+    specific_low: float,
+    false_share: float,
 ) -> bool:
     """Whether a head serves a task.
 
     Args:
         solved: whether the model solves the task; an unsolved task labels no head.
         gain: loss on controls less loss on prompts, nats.
+        gain_false_share: `false_shares` of the gains of all tasks.
         effect_low: lower end of the interval of the effect on prompts.
         specific: effect on prompts less that on controls, nats.
         specific_low: lower end of its interval.
-        false_share: see `false_shares`.
+        false_share: `false_shares` of the specific effects of all pairs.
     """
+    solved = solved and gain_false_share <= FALSE_SHARE
     surely = effect_low > 0 and specific_low > 0 and false_share <= FALSE_SHARE
     return bool(solved and surely and specific >= LEAST_SHARE * gain)
 

@@ -128,10 +128,12 @@ def _tokens(one: Asked, encode: Encode, n_ctx: int) -> tuple[list[int], list[int
     where = f"--file, line {one.line}:"
     prompt, control, answer = (list(encode(text)) for text in (one.prompt, one.control, one.answer))
     if len(answer) != 1:
-        raise ValueError(f"{where} the answer {one.answer!r} is {len(answer)} tokens of the model; give one of one token")
+        raise ValueError(
+            f"{where} the answer {one.answer!r} is {len(answer)} tokens of the model; give one of one token"
+        )
     if len(prompt) != len(control):
         raise ValueError(
-            f"{where} the prompt has {len(prompt)} tokens and its control {len(control)}; a control keeps every position"
+            f"{where} the prompt has {len(prompt)} tokens and its control {len(control)}; a control keeps all positions"
         )
     if len(prompt) >= n_ctx:
         raise ValueError(f"{where} the prompt has {len(prompt)} tokens; the model reads {n_ctx - 1} after BOS")

@@ -121,7 +121,9 @@ def succession(task: str, words: Words, *, bos: int, count: int, rng: np.random.
     )
 
 
-def _exchanged(task: str, tokens_PT: IntArray, source: int, answers_P: IntArray, rng: np.random.Generator) -> TaskPrompts:
+def _exchanged(
+    task: str, tokens_PT: IntArray, source: int, answers_P: IntArray, rng: np.random.Generator
+) -> TaskPrompts:
     """Prompts whose answer stands at one position, where controls have that of another prompt."""
     tokens_PT = tokens_PT.astype(np.int64)
     control_PT = tokens_PT.copy()
