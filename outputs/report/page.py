@@ -32,6 +32,7 @@ SCRIPTS = (
     "positions.js",
     "steering.js",
     "ablation.js",
+    "tasks.js",
     "similarity.js",
     "reproduction.js",
     "runs.js",

@@ -37,7 +37,7 @@ TASKS = pa.schema(
         field("family", pa.string(), "kind of job: induction, succession, ...; a task of the user's is one by itself"),
         field("control", pa.string(), "how controls are made: order, exchange or given"),
         _count("n_prompts", "prompts, each with its control", "prompts"),
-        _count("n_answers", "different answers among them; prompts with the same one are resampled together", "answers"),
+        _count("n_answers", "different answers among them; prompts of one answer are resampled together", "answers"),
         _nats("loss", "mean over prompts of -ln p of the answers"),
         _nats("control_loss", "the same on the controls"),
         _nats("gain", "control_loss minus loss"),

@@ -21,15 +21,16 @@ def test_p_values_and_their_shares_are_scipys() -> None:
 
 
 SURE: dict[str, Any] = {
-    "solved": True, "gain": 2.0, "gain_false_share": 0.01, "effect_low": 0.1, "specific": 0.5, "specific_low": 0.2, "false_share": 0.001,
+    "solved": True, "gain": 2.0, "gain_false_share": 0.01,
+    "effect_low": 0.1, "specific": 0.5, "specific_low": 0.2, "false_share": 0.001,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"solved": False},
-        {"gain_false_share": 0.06}, {"effect_low": -0.01}, {"specific_low": 0.0}, {"specific": 2.0 * LEAST_SHARE * 0.99},
+        {"solved": False}, {"gain_false_share": 0.06},
+        {"effect_low": -0.01}, {"specific_low": 0.0}, {"specific": 2.0 * LEAST_SHARE * 0.99},
         {"false_share": 0.06}, {"false_share": float("nan")}, {"specific_low": float("nan")},
     ],
 )  # fmt: skip
