@@ -125,8 +125,8 @@ def cost(name: str, task: str, prompts: int, heads: int) -> None:
     ours, plain = batches * (clean_s + ours_s), batches * naive_s * len(every)
     print(
         f"{name}, {task}, {prompts} prompts and as many controls, all {len(every)} heads, one thread, from "
-        f"{PROMPTS_PER_BATCH} prompts: ours {ours:.0f} s (as it is {batches * clean_s:.0f} s), naive {plain:.0f} s, ratio "
-        f"{plain / ours:.2f}; losses differ by {furthest:.1e}; peak {peak_memory() / 2**30:.2f} GiB"
+        f"{PROMPTS_PER_BATCH} prompts: ours {ours:.0f} s (as it is {batches * clean_s:.0f} s), naive {plain:.0f} s, "
+        f"ratio {plain / ours:.2f}; losses differ by {furthest:.1e}; peak {peak_memory() / 2**30:.2f} GiB"
     )
 
 
