@@ -12,6 +12,7 @@ import pytest
 
 from qkatlas.jobs.reproduce import measures
 from qkatlas.jobs.reproduce.first_layer import of_rows, of_scale
+from qkatlas.jobs.reproduce.known_tasks import of_prefix_rows, of_task_rows
 from qkatlas.jobs.reproduce.published import DEFINED, PUBLISHED, facts
 from qkatlas.jobs.reproduce.verdicts import DIFFERS, NOT_COMPARABLE, REPRODUCED, Measured, verdict
 from qkatlas.pipeline.models.head import Head
@@ -136,6 +137,40 @@ def first_layer(lost: str = "", width: float = 50.0, error: float = 0.05) -> dic
     return {key: value for variant in (DEFINED, PUBLISHED) for key, value in of_rows(FACTS, variant, rows).items()}
 
 
+def task_heads(best: int = 2, succession: bool = True) -> dict[Any, Measured]:
+    """Layer 10 with one head that stands out in both tasks, and L9H1 on days."""
+    rows = [
+        {"task": task, "layer": 10, "head": head, "effect": 0.1 + (head == best), "specific": 0.0 + (head == best)}
+        for task in ("integer-copying", "url")
+        for head in range(12)
+    ]
+    rows.append({"task": "succession-days", "layer": 9, "head": 1, "effect": 1, "specific": 1, "serves": succession})
+    return of_task_rows(rows)
+
+
+def prefixes(
+    long: float = 0.5, short: float = 0.1, before: float = 0.6, after: float = 0.1, short_after: float = 0.4
+) -> dict[Any, Measured]:
+    """Attention of L5H1 and L5H5 that rises by some values after prefixes of one token, and corrupted prefixes."""
+    rows = [
+        {
+            "layer": 5,
+            "head": head,
+            "length": length,
+            "attention": rise * (length > 1),
+            "dla_centred": rise * (length > 1),
+        }
+        for head, rise in ((1, long), (5, short))
+        for length in range(1, 10)
+    ]
+    corrupted = [
+        {"layer": 5, "head": head, "source": source, "n": 9, "before": before, "after": last * (source == "text")}
+        for head, last in ((1, after), (5, short_after))
+        for source in ("synthetic", "text")
+    ]
+    return of_prefix_rows(rows, corrupted)
+
+
 CASES: dict[str, tuple[Case, Case]] = {
     "semantic.correlation": (semantic, shuffled),
     "semantic.lowest": (semantic, lambda: semantic(L3H4=0.5)),
@@ -177,6 +212,13 @@ CASES: dict[str, tuple[Case, Case]] = {
     "positions.width": (lambda: first_layer(width=30.0), lambda: first_layer(width=24.0)),
     "positions.layer_norm": (lambda: of_scale(0.1, 0.17, 0.2), lambda: of_scale(0.1, 0.18, 0.2)),
     "positions.error": (lambda: first_layer(error=0.09), lambda: first_layer(error=0.11)),
+    "heads.successor": (task_heads, lambda: task_heads(succession=False)),
+    "tasks.two_jobs": (task_heads, lambda: task_heads(best=3)),
+    "prefix.attention": (prefixes, lambda: prefixes(long=0.15)),
+    "prefix.dla": (prefixes, lambda: prefixes(short=0.45)),
+    "prefix.long_before": (prefixes, lambda: prefixes(before=0.71)),
+    "prefix.long_after": (prefixes, lambda: prefixes(after=0.16)),
+    "prefix.short_after": (prefixes, lambda: prefixes(short_after=0.29)),
     "notebook.score": (lambda: notebook(0.18772, 0.5), lambda: notebook(0.1893, 0.5)),
     "notebook.place": (lambda: notebook(0, 0.1395), lambda: notebook(0, 0.1385)),
 }
