@@ -28,8 +28,9 @@ from qkatlas.pipeline.models.checkpoint import Checkpoint
 from qkatlas.pipeline.models.forward import PROMPTS_PER_BATCH, Forward, Hook, scores_hook
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.models.weights import ModelWeights
-from qkatlas.pipeline.passes.ablation import Measurement, heads_of, measure_ablated, measure_clean
+from qkatlas.pipeline.passes.ablation import Measurement, measure_ablated, measure_clean
 from qkatlas.pipeline.passes.components import HEAD, MLP_RESIDUAL, Component, embeddings, of_layer, reached
+from qkatlas.pipeline.passes.replacing import heads_of
 from qkatlas.pipeline.passes.semantic import semantic_category_scores
 from qkatlas.pipeline.text.categories import Categories, read_categories
 from qkatlas.pipeline.text.passages import Passages

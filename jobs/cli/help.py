@@ -42,6 +42,7 @@ EXAMPLES = {
     ),
     "plan features": Example(line="submit plan features --model planted --cpus 8", page=f"{_PAGE}#plan"),
     "plan positions": Example(line="submit plan positions --model smollm2 --cpus 8", page=f"{_PAGE}#plan"),
+    "plan tasks": Example(line="submit plan tasks --model smollm2 --tasks induction", page=f"{_PAGE}#plan"),
     "find": Example(line="submit find --model planted --attends dog:cat --not dog:dog", page=f"{_PAGE}#find"),
     "relations": Example(line="submit relations --model smollm2 --layers 0-7", page=f"{_PAGE}#relations"),
     "show": Example(line="submit show latest red Monday --keys 5", page=f"{_PAGE}#show"),

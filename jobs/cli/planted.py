@@ -23,9 +23,18 @@ def model() -> None:
 @click.option("--skew", type=float, default=0.0, show_default=True, help="Skew-symmetric part of the target's W_QK.")
 @click.option("--head", default="L1H5", show_default=True, help="The target head, in layer 1 or later.")
 @click.option("--positions", is_flag=True, help="Heads of known kernels beside them, in layers 0 and 2.")
+@click.option("--tasks", is_flag=True, help="Heads that solve tasks: induction, copied prepositions, days in order.")
 @click.option("--features", metavar="DIR", help="Write dictionaries of features for it there, whose owners are known.")
 def planted(
-    directory: str, size: str, seed: int, noise: float, skew: float, head: str, positions: bool, features: str | None
+    directory: str,
+    size: str,
+    seed: int,
+    noise: float,
+    skew: float,
+    head: str,
+    positions: bool,
+    tasks: bool,
+    features: str | None,
 ) -> None:
     """Write the planted checkpoint: a GPT-2 whose categories, heads and eigenvalues are known."""
     from qkatlas.jobs.inputs.dictionaries import write_dictionaries
@@ -34,12 +43,18 @@ def planted(
     from qkatlas.pipeline.planted.checkpoint import PlantedDesign, plant
     from qkatlas.pipeline.planted.features import plant_dictionaries
     from qkatlas.pipeline.planted.positions import with_positions
+    from qkatlas.pipeline.planted.tasks import with_tasks
 
     if not directory.strip() or (features is not None and not features.strip()):
         raise ValueError("the name of the directory is empty; name a new directory")
+    if positions and tasks:
+        raise ValueError(
+            "--positions and --tasks exclude each other, for both take the place of random heads; drop one"
+        )
     design = PlantedDesign(size=size, seed=seed, noise=noise, skew=skew, head=head)
     try:
-        made = with_positions(plant(design)) if positions else plant(design)
+        made = plant(design)
+        made = with_positions(made) if positions else with_tasks(made) if tasks else made
         place = directory
         write_checkpoint(made, Path(at_home(place)))
         if features is not None:

@@ -16,6 +16,7 @@ from qkatlas.jobs.loop.job import Job
 from qkatlas.jobs.reproduce import measures
 from qkatlas.jobs.reproduce.features import FEATURES, feature_jobs, of_features
 from qkatlas.jobs.reproduce.first_layer import first_layer, first_layer_jobs
+from qkatlas.jobs.reproduce.known_tasks import known_tasks, task_jobs
 from qkatlas.jobs.reproduce.published import DEFINED, PUBLISHED, Facts
 from qkatlas.jobs.reproduce.verdicts import Measured, absent
 from qkatlas.jobs.similarity.job import SimilarityJob
@@ -121,6 +122,7 @@ def source_jobs(
         yield f"steering {variant}", SteeringJob(steering, model, kin_of=runs.get(f"steering {DEFINED}"))
     yield from first_layer_jobs(facts, model)
     yield from feature_jobs(model, dictionaries)
+    yield from task_jobs(model, seed=seed)
 
 
 def found_in(facts: Facts, model: Model, runs: Mapping[str, Run]) -> _Found:
@@ -150,7 +152,8 @@ def found_in(facts: Facts, model: Model, runs: Mapping[str, Run]) -> _Found:
         found |= measures.all_absent(facts, "similarity", _NO_TOKENS) | measures.all_absent(
             facts, "clusters", _NO_TOKENS
         )
-    return found | first_layer(facts, model, runs) | of_features(facts, runs.get(FEATURES))
+    found |= first_layer(facts, model, runs) | of_features(facts, runs.get(FEATURES))
+    return found | known_tasks(facts, runs)
 
 
 def _self_rank(facts: Facts, model: Model, variant: str, run: Run) -> _Found:

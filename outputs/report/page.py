@@ -33,6 +33,7 @@ SCRIPTS = (
     "features.js",
     "steering.js",
     "ablation.js",
+    "tasks.js",
     "similarity.js",
     "reproduction.js",
     "runs.js",

@@ -102,7 +102,13 @@ class Forward:
             self.go_on(stream_PTD, layer, {scores_hook(visited): hook_of(visited) for visited in layers})
 
     def go_on(
-        self, stream_PTD: torch.Tensor, layer: int, hooks: Mapping[str, Hook], *, stop_at_layer: int | None = None
+        self,
+        stream_PTD: torch.Tensor,
+        layer: int,
+        hooks: Mapping[str, Hook],
+        *,
+        stop_at_layer: int | None = None,
+        gradients: bool = False,
     ) -> torch.Tensor:
         """Go on from a residual stream with hooks.
 
@@ -111,11 +117,12 @@ class Forward:
             layer: that layer.
             hooks: by the name of TransformerBridge's hook point.
             stop_at_layer: the layer to stop in front of; None = run all.
+            gradients: whether to keep what gradients of what hooks put in are made from.
 
         Returns:
             What leaves the last layer that was run, [P, T, D].
         """
-        with torch.no_grad(), self.bridge.hooks(fwd_hooks=_bridge_hooks(hooks)):
+        with torch.set_grad_enabled(gradients), self.bridge.hooks(fwd_hooks=_bridge_hooks(hooks)):
             for at, block in enumerate(self.bridge.blocks[layer:stop_at_layer], layer):
                 # The bridge's own `start_at_layer` runs the layers below too.
                 left = block(stream_PTD, **self._arguments.of(at, stream_PTD))
@@ -152,11 +159,11 @@ class Forward:
         """Name of the hook point of what a layer's MLP adds to the residual stream."""
         return f"blocks.{layer}.{'ln2_post.hook_out' if self.architecture.after_norms else 'hook_mlp_out'}"
 
-    def logits(self, stream_RD: torch.Tensor) -> torch.Tensor:
-        """Logits [R, V] of what leaves the last layer."""
-        with torch.no_grad():
+    def logits(self, stream_RD: torch.Tensor, *, gradients: bool = False) -> torch.Tensor:
+        """Logits [R, V] of what leaves the last layer; `gradients` as in `go_on`."""
+        with torch.set_grad_enabled(gradients):
             logits_RV: torch.Tensor = self.bridge.unembed(self.bridge.ln_final(stream_RD))
-        return capped(logits_RV, self.architecture.logit_cap)
+            return capped(logits_RV, self.architecture.logit_cap)
 
     def run(
         self,

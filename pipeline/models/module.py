@@ -225,7 +225,8 @@ class BlockArguments:
             position_1T = torch.arange(length, device=stream_PTD.device)[None]
             read_TT = reach(length, self._architecture.window_of(layer), device=stream_PTD.device)
             least = torch.finfo(stream_PTD.dtype).min
-            mask_TT = torch.zeros(length, length, device=stream_PTD.device).masked_fill(~read_TT, least)
+            zeros_TT = torch.zeros(length, length, dtype=stream_PTD.dtype, device=stream_PTD.device)
+            mask_TT = zeros_TT.masked_fill(~read_TT, least)
             by_type = (kind,) if hasattr(self._turning, "layer_types") else ()
             self._made[length, kind] = {
                 "attention_mask": mask_TT[None, None],

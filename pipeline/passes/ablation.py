@@ -1,9 +1,6 @@
 """Ablation: a component's output is replaced, and the heads above it and the model's predictions are measured again.
 
-A layer's ablations all begin at what the model as it is computed there: the residual stream, and each component's
-output, are taken once by TransformerBridge's hooks. The stream differs from then on by the replaced output alone, and
-what reads it is run: the layer's MLP, where attention was replaced, and the layers above, up to the last one asked
-about.
+What replaces an output, and the stream that follows from it, is in `replacing`.
 
 Shapes: P passages of a batch, T positions, N heads of a layer, H head dimension, D model, S passages of a stack (those
 of several ablations one after the other), M components, Z heads that are measured.
@@ -12,7 +9,7 @@ of several ablations one after the other), M components, Z heads that are measur
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,37 +17,22 @@ from torch.nn import functional
 
 from qkatlas.pipeline.models.forward import Forward, Hook, scores_hook
 from qkatlas.pipeline.models.head import Head
-from qkatlas.pipeline.passes.components import (
-    ATTN,
-    EMBED,
-    HEAD,
-    MLP,
-    MLP_RESIDUAL,
-    POS_EMBED,
-    Component,
-    embeddings,
-)
+from qkatlas.pipeline.passes.components import Component
 from qkatlas.pipeline.passes.kinds import KINDS
+from qkatlas.pipeline.passes.replacing import (
+    MEAN_KINDS,
+    Outputs,
+    embedding_hooks,
+    layer_hooks,
+    outputs_of,
+    stacks,
+    streams_without,
+)
 from qkatlas.pipeline.passes.semantic import semantic_category_scores
 from qkatlas.pipeline.text.passages import Passages
 
-MEAN_KINDS = (EMBED, POS_EMBED, ATTN, MLP, HEAD)
-"""Kinds of components whose outputs have a mean."""
-
-STACK_TOKENS = {"cpu": 1024, "cuda": 16384}
-"""Tokens that run together, at least one batch; fixed for a device, because the shape of a product may change its last
-bit. Larger stacks are no faster there."""
-
 LOGIT_ROWS = 256
 """Tokens whose logits are held at once."""
-
-Outputs = Mapping[Component, torch.Tensor]
-"""Outputs of components; those of a layer's heads come together, under `heads_of`."""
-
-
-def heads_of(layer: int) -> Component:
-    """Stands for all heads of a layer together, whose outputs in front of W_O are one tensor."""
-    return Component(HEAD, layer)
 
 
 @dataclass(frozen=True)
@@ -100,10 +82,10 @@ def measure_clean(
     """
     outputs: dict[Component, torch.Tensor] = {}
     scores: dict[int, torch.Tensor] = {}
-    start_PTD = model.run(passages.tokens_PT, _embedding_hooks(model, outputs), stop_at_layer=0)
+    start_PTD = model.run(passages.tokens_PT, embedding_hooks(model, outputs), stop_at_layer=0)
     read = measurement.layers()
     depth = None if measurement.loss else max([*layers, *read]) + 1
-    hooks = {name: hook for layer in layers for name, hook in _hooks(model, layer, outputs).items()}
+    hooks = {name: hook for layer in layers for name, hook in layer_hooks(model, layer, outputs).items()}
     hooks |= {scores_hook(layer): _keep_scores(layer, scores, passages, measurement) for layer in read}
     end_PTD = model.go_on(start_PTD, 0, hooks, stop_at_layer=depth)
     losses_MP = _losses(model, end_PTD, passages) if measurement.loss else None
@@ -141,20 +123,19 @@ def measure_ablated(
     assert kind in KINDS, kind
     first = components[0].first_layer_after
     assert all(component.first_layer_after == first for component in components), "components of one layer"
-    clean = _outputs(model, passages.tokens_PT, components[0].layer)
+    clean = outputs_of(model, passages.tokens_PT, components[0].layer)
     others: Outputs = {}
     if kind == "resample":
         assert passages.partners_PT is not None, "outputs are resampled from partners"
-        others = _outputs(model, passages.partners_PT, components[0].layer)
+        others = outputs_of(model, passages.partners_PT, components[0].layer)
     if kind == "mean":
         sources = [source for source in clean if source.kind in MEAN_KINDS]
         others = {source: torch.from_numpy(means[source]).to(model.device) for source in sources}
 
     count, length = passages.tokens_PT.shape
-    step = max(1, STACK_TOKENS[model.device.type] // (count * length))
     done = [
-        _measure_stack(model, passages, measurement, components[start : start + step], clean, others)
-        for start in range(0, len(components), step)
+        _measure_stack(model, passages, measurement, stack, clean, others)
+        for stack in stacks(components, count * length, model.device)
     ]
     losses = [each.losses_MP for each in done if each.losses_MP is not None]
     return Measured(np.concatenate([each.scores_MPZ for each in done]), np.concatenate(losses) if losses else None)
@@ -170,7 +151,7 @@ def _measure_stack(
 ) -> Measured:
     """Measure some ablations in one pass."""
     first = components[0].first_layer_after
-    stream_STD = torch.cat(_streams(model, components, clean, others))
+    stream_STD = torch.cat(streams_without(model, components, clean, others))
     stacked = _repeated(passages, len(components))
     scores: dict[int, torch.Tensor] = {}
     layers = measurement.layers(first)
@@ -187,105 +168,6 @@ def _measure_stack(
         model.scores_from(stream_STD, first, layers, visit)
     scores_SZ = _heads(scores, measurement, first, stacked)[0]
     return Measured(scores_SZ.reshape(len(components), len(passages.tokens_PT), -1), losses_MP)
-
-
-def _streams(model: Forward, components: Sequence[Component], clean: Outputs, others: Outputs) -> list[torch.Tensor]:
-    """The residual stream in front of the first layer above each ablation, [P, T, D] each."""
-    layer = components[0].layer
-    if layer is None:
-        # In the order of the model's own sum.
-        tables = {component.kind: output for component, output in clean.items()}
-        replaced = [{**tables, each.kind: _replacement(each, clean, others)} for each in components]
-        return [
-            parts[EMBED] + parts[POS_EMBED] if POS_EMBED in parts else parts[EMBED].contiguous() for parts in replaced
-        ]
-    parallel = model.architecture.parallel
-    mlp_PTD = clean[Component(MLP, layer)]
-    middle_PTD = (
-        clean[_before(layer)] + clean[Component(ATTN, layer)] if parallel else clean[Component(MLP_RESIDUAL, layer)]
-    )
-    streams: dict[Component, torch.Tensor] = {}
-    middles: dict[Component, torch.Tensor] = {}
-    for component in components:
-        other_PTD = _replacement(component, clean, others)
-        if component.kind == MLP:
-            streams[component] = middle_PTD + other_PTD
-        elif component.kind == MLP_RESIDUAL:
-            streams[component] = other_PTD + mlp_PTD
-        elif component.kind == ATTN:
-            middles[component] = other_PTD + clean[_before(layer)]
-        elif model.architecture.after_norms:
-            mixed_PTNH = clean[heads_of(layer)].clone()
-            mixed_PTNH[:, :, component.head] = other_PTD
-            middles[component] = clean[_before(layer)] + model.normalised_output(layer, mixed_PTNH)
-        else:
-            # Attention's output is linear in what its heads hand to W_O.
-            change_PTH = other_PTD - clean[heads_of(layer)][:, :, component.head]
-            middles[component] = middle_PTD + change_PTH @ model.output_weights(layer)[component.head]
-    if parallel:  # the MLP reads what entered the layer, and adds what it added
-        streams |= {component: middle_PTD + mlp_PTD for component, middle_PTD in middles.items()}
-    elif middles:
-        read_STD = torch.cat(list(middles.values()))
-        passed = (read_STD + model.mlp(layer, read_STD)).chunk(len(middles))
-        streams |= dict(zip(middles, passed, strict=True))
-    return [streams[component] for component in components]
-
-
-def _replacement(component: Component, clean: Outputs, others: Outputs) -> torch.Tensor:
-    """What takes the place of a component's output, in the shape of the output.
-
-    `others` holds means [D], outputs of other passages [P, T, ...], or nothing where nothing takes its place.
-    """
-    source = replace(component, head=None)  # for a single head `heads_of` its layer
-    own = clean[source]
-    other = others.get(source)
-    if other is None:
-        other = own.new_zeros(1)
-    elif other.dim() == 1:
-        other = other.reshape(own.shape[2:])
-    other = other.expand_as(own)
-    return other if component.head is None else other[:, :, component.head]
-
-
-def _outputs(model: Forward, tokens_PT: np.ndarray, layer: int | None) -> Outputs:
-    """The outputs of a layer's components, or of the embeddings, with the model as it is."""
-    outputs: dict[Component, torch.Tensor] = {}
-    start_PTD = model.run(tokens_PT, _embedding_hooks(model, outputs) if layer is None else {}, stop_at_layer=0)
-    if layer is not None:
-        model.go_on(start_PTD, 0, _hooks(model, layer, outputs), stop_at_layer=layer + 1)
-    return outputs
-
-
-def _hooks(model: Forward, layer: int, outputs: dict[Component, torch.Tensor]) -> dict[str, Hook]:
-    a = model.architecture
-
-    def keep_heads(mixed: torch.Tensor) -> None:
-        outputs[heads_of(layer)] = mixed.reshape(*mixed.shape[:2], a.n_heads, a.d_head)
-
-    hooks = {
-        f"blocks.{layer}.hook_resid_pre": _keep(_before(layer), outputs),
-        model.attention_hook(layer): _keep(Component(ATTN, layer), outputs),
-        f"blocks.{layer}.attn.hook_z": keep_heads,
-    }
-    if not a.parallel:
-        hooks[f"blocks.{layer}.hook_resid_mid"] = _keep(Component(MLP_RESIDUAL, layer), outputs)
-    return {**hooks, model.mlp_hook(layer): _keep(Component(MLP, layer), outputs)}
-
-
-def _before(layer: int) -> Component:
-    """Stands for the residual stream in front of a layer, which is no component."""
-    return Component("resid_pre", layer)
-
-
-def _embedding_hooks(model: Forward, outputs: dict[Component, torch.Tensor]) -> dict[str, Hook]:
-    return {f"hook_{each.kind}": _keep(each, outputs) for each in embeddings(model.architecture)}
-
-
-def _keep(component: Component, outputs: dict[Component, torch.Tensor]) -> Hook:
-    def keep(output: torch.Tensor) -> None:
-        outputs[component] = output
-
-    return keep
 
 
 def _keep_scores(layer: int, scores: dict[int, torch.Tensor], passages: Passages, measurement: Measurement) -> Hook:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.planted.checkpoint import Float32, PlantedCheckpoint
+from qkatlas.pipeline.planted.free import without_direction
 from qkatlas.pipeline.text import streams
 
 Array = NDArray[np.float64]
@@ -63,7 +64,7 @@ def with_positions(planted: PlantedCheckpoint, *, layers: tuple[int, ...] = (0, 
     shape, truth = planted.truth["shape"], dict(planted.truth["heads"])
     tensors = dict(planted.tensors)
     climb_D, filler_ND = _free_direction(tensors)
-    tensors |= _without(tensors, climb_D)
+    tensors |= without_direction(tensors, climb_D)
     at_T = np.linspace(-CLIMB, CLIMB, shape["n_ctx"])
     tensors[_POSITION] = (tensors[_POSITION] + at_T[:, None] * climb_D).astype(np.float32)
     for layer in layers:
@@ -96,13 +97,6 @@ def _free_direction(tensors: Mapping[str, Float32]) -> tuple[Array, Array]:
     coordinates_VN = tensors[_EMBEDDING].astype(np.float64) @ filler_ND.T
     _, vectors = np.linalg.eigh(coordinates_VN.T @ coordinates_VN)
     return vectors[:, 0] @ filler_ND, vectors[:, 1:].T @ filler_ND
-
-
-def _without(tensors: Mapping[str, Float32], direction_D: Array) -> dict[str, Float32]:
-    """What writes to the residual stream, with nothing along a direction."""
-    names = [name for name in tensors if ".c_proj." in name or name == _EMBEDDING]
-    direction = direction_D.astype(np.float32)
-    return {name: tensors[name] - (tensors[name] @ direction)[..., None] * direction for name in names}
 
 
 def _head(

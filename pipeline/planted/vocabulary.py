@@ -71,6 +71,11 @@ class PlantedVocabulary:
     categories: tuple[Category, ...]
     bos_token_id: int
 
+    def find(self, text: str) -> int | None:
+        """The id of the token with exactly this text, all of it ASCII; None if there is none."""
+        spelled = text.replace(" ", "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}")
+        return self.tokens.index(spelled) if spelled in self.tokens else None
+
 
 def byte_alphabet() -> list[str]:
     """GPT-2's printable character of each byte 0..255.

@@ -93,6 +93,18 @@ NULL_FEATURES = Stream("NULL_FEATURES", 21)
 PLANTED_FEATURES = Stream("PLANTED_FEATURES", 22)
 """One planted dictionary: seed of the design, its layer."""
 
+TASKS = Stream("TASKS", 13)
+"""The prompts of one task: seed, number of the task."""
+
+TASK_AUDIT = Stream("TASK_AUDIT", 14)
+"""Heads that are measured although their linear estimate is small: seed, number of the task in the run."""
+
+RANDOM_WEIGHTS = Stream("RANDOM_WEIGHTS", 15)
+"""Weights in another order: seed, number of the tensor."""
+
+CORRUPTED = Stream("CORRUPTED", 16)
+"""Tokens that take the place of those of a prefix in a text: seed, window."""
+
 NULL_HEADS = Stream("NULL_HEADS")
 """Random heads that a spectrum is compared with: seed, layer, head."""
 
@@ -114,6 +126,7 @@ KEY_ORDER = Stream("KEY_ORDER")
 STREAMS = (
     TOKENS, CATEGORY_PROMPTS, REFERENCE_PROMPTS, BEHAVIOUR, PARTNERS, PASSAGES, STATE_PAIRS,
     NULL_OV_HEADS, RANDOM_WORDS, BACKGROUND_KEYS, COMMON_TOKENS, SHUFFLES, NULL_FEATURES, PLANTED_FEATURES,
+    TASKS, TASK_AUDIT, RANDOM_WEIGHTS, CORRUPTED,
     NULL_HEADS, CONTROLS, SPEARMAN_ROWS, RESTARTS, PLANTED, KEY_ORDER,
 )  # fmt: skip
 """All of them."""

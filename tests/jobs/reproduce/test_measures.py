@@ -13,6 +13,7 @@ import pytest
 from qkatlas.jobs.reproduce import measures
 from qkatlas.jobs.reproduce.features import of_features, of_heads, of_share
 from qkatlas.jobs.reproduce.first_layer import of_rows, of_scale
+from qkatlas.jobs.reproduce.known_tasks import of_prefix_rows, of_task_rows
 from qkatlas.jobs.reproduce.published import DEFINED, PUBLISHED, facts
 from qkatlas.jobs.reproduce.verdicts import DIFFERS, NOT_COMPARABLE, REPRODUCED, Measured, verdict
 from qkatlas.pipeline.models.head import Head
@@ -145,6 +146,40 @@ def features(candidates: int = 14, lost: int = 0, share: float = 0.49) -> dict[A
     return of_heads(FACTS, rows) | of_share(FACTS, [0.0] * 9 + [share, 0.1, 0.1])
 
 
+def task_heads(best: int = 2, succession: bool = True) -> dict[Any, Measured]:
+    """Layer 10 with one head that stands out in both tasks, and L9H1 on days."""
+    rows = [
+        {"task": task, "layer": 10, "head": head, "effect": 0.1 + (head == best), "specific": 0.0 + (head == best)}
+        for task in ("integer-copying", "url")
+        for head in range(12)
+    ]
+    rows.append({"task": "succession-days", "layer": 9, "head": 1, "effect": 1, "specific": 1, "serves": succession})
+    return of_task_rows(rows)
+
+
+def prefixes(
+    long: float = 0.5, short: float = 0.1, before: float = 0.6, after: float = 0.1, short_after: float = 0.4
+) -> dict[Any, Measured]:
+    """Attention of L5H1 and L5H5 that rises by some values after prefixes of one token, and corrupted prefixes."""
+    rows = [
+        {
+            "layer": 5,
+            "head": head,
+            "length": length,
+            "attention": rise * (length > 1),
+            "dla_centred": rise * (length > 1),
+        }
+        for head, rise in ((1, long), (5, short))
+        for length in range(1, 10)
+    ]
+    corrupted = [
+        {"layer": 5, "head": head, "source": source, "n": 9, "before": before, "after": last * (source == "text")}
+        for head, last in ((1, after), (5, short_after))
+        for source in ("synthetic", "text")
+    ]
+    return of_prefix_rows(rows, corrupted)
+
+
 CASES: dict[str, tuple[Case, Case]] = {
     "semantic.correlation": (semantic, shuffled),
     "semantic.lowest": (semantic, lambda: semantic(L3H4=0.5)),
@@ -189,6 +224,13 @@ CASES: dict[str, tuple[Case, Case]] = {
     "features.monosemantic": (lambda: features(28), lambda: features(6)),
     "features.named": (lambda: features(lost=2), lambda: features(lost=3)),
     "features.share": (lambda: features(share=0.4949), lambda: features(share=0.4951)),
+    "heads.successor": (task_heads, lambda: task_heads(succession=False)),
+    "tasks.two_jobs": (task_heads, lambda: task_heads(best=3)),
+    "prefix.attention": (prefixes, lambda: prefixes(long=0.15)),
+    "prefix.dla": (prefixes, lambda: prefixes(short=0.45)),
+    "prefix.long_before": (prefixes, lambda: prefixes(before=0.71)),
+    "prefix.long_after": (prefixes, lambda: prefixes(after=0.16)),
+    "prefix.short_after": (prefixes, lambda: prefixes(short_after=0.29)),
     "notebook.score": (lambda: notebook(0.18772, 0.5), lambda: notebook(0.1893, 0.5)),
     "notebook.place": (lambda: notebook(0, 0.1395), lambda: notebook(0, 0.1385)),
 }

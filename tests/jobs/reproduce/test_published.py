@@ -95,5 +95,5 @@ def test_a_row_says_all_there_is_to_say() -> None:
     assert row["source"] == known.sources["repository"]
     assert (row["published"], row["measured"], row["measured_text"]) == (1, 2, "2 of 144")
     assert (row["tolerance"], row["verdict"], row["note"]) == ("exactly", DIFFERS, "so near")
-    assert rows["heads.successor", DEFINED]["note"] == rows["heads.successor", DEFINED]["why"]
+    assert rows["heads.copy_suppression", DEFINED]["note"] == rows["heads.copy_suppression", DEFINED]["why"]
     assert {row["verdict"] for key, row in rows.items() if key != ("semantic.lowest", DEFINED)} == {NOT_COMPARABLE}
