@@ -87,6 +87,16 @@ COMMON_TOKENS = Stream("COMMON_TOKENS", 11)
 SHUFFLES = Stream("SHUFFLES", 12)
 """Shuffled targets of a relation: seed, number of the relation."""
 
+HEAD_GROUPS = Stream("HEAD_GROUPS", 21)
+"""Random groups of heads that a group is compared with: seed, number of the draw."""
+
+SHUFFLED_TEXT = Stream("SHUFFLED_TEXT", 22)
+"""The order of a text's tokens where it is shuffled: seed."""
+
+LATENTS = Stream("LATENTS", 23)
+"""Tokens that latents are found from again: seed, layer, neuron; or, for those of a layer, seed, layer; a part for each
+time."""
+
 NULL_HEADS = Stream("NULL_HEADS")
 """Random heads that a spectrum is compared with: seed, layer, head."""
 
@@ -107,7 +117,7 @@ KEY_ORDER = Stream("KEY_ORDER")
 
 STREAMS = (
     TOKENS, CATEGORY_PROMPTS, REFERENCE_PROMPTS, BEHAVIOUR, PARTNERS, PASSAGES, STATE_PAIRS,
-    NULL_OV_HEADS, RANDOM_WORDS, BACKGROUND_KEYS, COMMON_TOKENS, SHUFFLES,
-    NULL_HEADS, CONTROLS, SPEARMAN_ROWS, RESTARTS, PLANTED, KEY_ORDER,
+    NULL_OV_HEADS, RANDOM_WORDS, BACKGROUND_KEYS, COMMON_TOKENS, SHUFFLES, HEAD_GROUPS, SHUFFLED_TEXT,
+    LATENTS, NULL_HEADS, CONTROLS, SPEARMAN_ROWS, RESTARTS, PLANTED, KEY_ORDER,
 )  # fmt: skip
 """All of them."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 import torch
 from support.checkpoints import reference
 from support.families import VARIANTS, make, raw_scores
+from support.float64 import all_in_float64
 
 from qkatlas.pipeline.circuit.projection import HeadWeights, head_weights
 from qkatlas.pipeline.models.checkpoint import Checkpoint
@@ -27,21 +27,6 @@ from qkatlas.pipeline.positions.windows import Windows
 pytestmark = pytest.mark.slow
 
 LENGTH, WINDOWS = 24, 5
-
-
-@contextmanager
-def all_in_float64() -> Iterator[None]:
-    """transformers takes norms and angles in float32 whatever a model's own precision is; here they stay in float64."""
-    of_float, of_to = torch.Tensor.float, torch.Tensor.to
-
-    def to(self: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
-        return of_to(self, *(torch.float64 if one is torch.float32 else one for one in arguments), **named)
-
-    torch.Tensor.float, torch.Tensor.to = torch.Tensor.double, to  # type: ignore[method-assign,assignment]
-    try:
-        yield
-    finally:
-        torch.Tensor.float, torch.Tensor.to = of_float, of_to  # type: ignore[method-assign]
 
 
 class InModel:
