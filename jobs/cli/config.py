@@ -109,7 +109,9 @@ def _typed(value: Any, option: Option, file: Path) -> Any:
         return ",".join(map(str, value))
     if option.pair:
         if not (isinstance(value, list) and len(value) == 2 and all(isinstance(one, str) for one in value)):
-            raise ValueError(f"--config {file}: {option.flag} is {json.dumps(value, default=str)}; give a list of two texts")
+            raise ValueError(
+                f"--config {file}: {option.flag} is {json.dumps(value, default=str)}; give a list of two texts"
+            )
         return value
     kinds = {bool: (bool,), int: (int,), float: (int, float), str: (str, int, float)}[option.kind]
     if not isinstance(value, kinds) or (isinstance(value, bool) and option.kind is not bool):

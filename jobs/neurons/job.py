@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Self
 
 import numpy as np
@@ -39,9 +38,7 @@ OF_NEURONS, OF_LAYER = "neurons", "components"
 """Kinds of shards."""
 
 NEURONS = Table(name="neurons", rows="one row a neuron", schema=schemas.neurons(LISTED))
-LATENTS = Table(
-    name="latents", rows="one row a latent", schema=schemas.LATENTS, file="latents/part-{part:05d}.parquet"
-)
+LATENTS = Table(name="latents", rows="one row a latent", schema=schemas.LATENTS, file="latents/part-{part:05d}.parquet")
 NEURON_TOKENS = Table(
     name="neuron_tokens", rows="one row a neuron", schema=schemas.neuron_tokens(STRONGEST),
     file="neuron_tokens/part-{part:05d}.parquet", kinds=(OF_NEURONS,),
@@ -200,12 +197,6 @@ def chosen_neurons(reading: Reading, count: int) -> np.ndarray:
     """Neurons whose latents are looked for: those that read most through the group, by weights alone; ascending."""
     order = np.argsort(-np.nan_to_num(reading.contextuality_J, nan=-1.0), kind="stable")
     return np.sort(order[:count]).astype(np.int64)
-
-
-def head_rows(reading: Reading) -> list[dict[str, Any]]:
-    """Rows of the table `bags`."""
-    shared = {"layer": LAYER, "median_position": reading.median_position, "sigma_2": reading.scale_2}
-    return [{**shared, **asdict(row)} for row in reading.heads]
 
 
 def _neurons_table(tokens: pa.Table, columns: Mapping[str, Sequence[Any]]) -> pa.Table:

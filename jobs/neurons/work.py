@@ -6,7 +6,7 @@ Shapes: V vocabulary, J neurons of a shard, K tokens kept at either end.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -103,7 +103,13 @@ def measure(grant: Grant, shard: Shard, layer: LayerNeurons, each: None) -> Prod
             [row for neuron, one in of_neurons.items() for row in one.rows(neuron)], schema=schemas.LATENTS
         ),
     }
-    return Produced(tables, {"columns": found}, {"device": "cpu"})
+    return Produced(tables, {"columns": found, "heads": head_rows(reading)}, {"device": "cpu"})
+
+
+def head_rows(reading: Reading) -> list[dict[str, Any]]:
+    """Rows of the table `bags`."""
+    shared = {"layer": LAYER, "median_position": reading.median_position, "sigma_2": reading.scale_2}
+    return [{**shared, **asdict(row)} for row in reading.heads]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +193,7 @@ def _counted(of_neurons: Mapping[int, NeuronLatents], neurons: Sequence[int]) ->
     return found
 
 
-def _tokens_table(
-    rows: slice, top: RowScores, bottom: RowScores, of_neurons: Mapping[int, NeuronLatents]
-) -> pa.Table:
+def _tokens_table(rows: slice, top: RowScores, bottom: RowScores, of_neurons: Mapping[int, NeuronLatents]) -> pa.Table:
     """Rows of the table `neuron_tokens`."""
     k = top.key_ids_RK.shape[1]
     columns = [
