@@ -1,4 +1,4 @@
-"""What a neurons run stands on beside the model: its group of heads, the weights of tokens, and the texts of classes."""
+"""What a neurons run stands on beside the model: its group of heads, the weights of tokens, the texts of classes."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from qkatlas.jobs.positions.spec import Positions
 from qkatlas.pipeline.neurons.kinds import AUTO
 
 LONGEST = 256
-"""Positions of a window where `--length` does not say, if the model and the text have as many: documents have to differ,
-and windows that are longer overlap in a short text."""
+"""Positions of a window where `--length` does not say, if the model and the text have as many: documents have to
+differ, and windows that are longer overlap in a short text."""
 
 LATENTS = 64
 """Neurons whose latents are looked for, unless said otherwise."""
@@ -64,7 +64,7 @@ class Neurons:
     """How often tokens occur; None = all but BOS count alike."""
     classes: tuple[str, str] | None = option(
         None, metavar="A B", read=read_class, pair=True, shown_default="none",
-        help="Two files of text: how far a neuron's contributions are those of a Naive Bayes classifier of A against B.",
+        help="Two files of text: how far a neuron's contributions are those of a Naive Bayes classifier, A against B.",
     )  # fmt: skip
     """Two texts to tell apart; None = none."""
     latents: int = option(

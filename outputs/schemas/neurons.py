@@ -155,8 +155,8 @@ LATENTS = pa.schema(
             shape="[<= 32]",
         ),
         field(
-            "neuron_ids", pa.list_(pa.field("element", pa.int32())), "neurons that read an ica component most; none for "
-            "leiden", unit="neuron", shape="[<= 8]",
+            "neuron_ids", pa.list_(pa.field("element", pa.int32())), 
+            "neurons that read an ica component most; none for leiden", unit="neuron", shape="[<= 8]",
         ),
         field(
             "loadings", pa.list_(pa.field("element", pa.float64())),

@@ -1,8 +1,8 @@
 """Latents of a layer: independent components of its extended embeddings.
 
 Principal components are weighted by how often tokens occur, and made of unit variance; FastICA then turns them until
-they are as far from normal as they can be, on tokens that are drawn by the same weights. Of normal data every turn is as
-good: what comes back from other tokens is a property of the embeddings, what does not is chance.
+they are as far from normal as they can be, on tokens that are drawn by the same weights. Of normal data every turn is
+as good: what comes back from other tokens is a property of the embeddings, what does not is chance.
 
 Shapes: V vocabulary, D model, K components, N drawn tokens, J neurons.
 
