@@ -23,11 +23,17 @@ def model() -> None:
 @click.option("--skew", type=float, default=0.0, show_default=True, help="Skew-symmetric part of the target's W_QK.")
 @click.option("--head", default="L1H5", show_default=True, help="The target head, in layer 1 or later.")
 @click.option("--positions", is_flag=True, help="Heads of known kernels beside them, in layers 0 and 2.")
-def planted(directory: str, size: str, seed: int, noise: float, skew: float, head: str, positions: bool) -> None:
+@click.option(
+    "--neurons", is_flag=True, help="A contextual group in layer 0, and neurons that read known things of it."
+)
+def planted(
+    directory: str, size: str, seed: int, noise: float, skew: float, head: str, positions: bool, neurons: bool
+) -> None:
     """Write the planted checkpoint: a GPT-2 whose categories, heads and eigenvalues are known."""
     from qkatlas.jobs.inputs.resolve import write_checkpoint
     from qkatlas.outputs.places.open import at_home
     from qkatlas.pipeline.planted.checkpoint import PlantedDesign, plant
+    from qkatlas.pipeline.planted.neurons import with_neurons
     from qkatlas.pipeline.planted.positions import with_positions
 
     if not directory.strip():
@@ -35,7 +41,8 @@ def planted(directory: str, size: str, seed: int, noise: float, skew: float, hea
     design = PlantedDesign(size=size, seed=seed, noise=noise, skew=skew, head=head)
     try:
         made = plant(design)
-        write_checkpoint(with_positions(made) if positions else made, Path(at_home(directory)))
+        made = with_positions(made) if positions else made
+        write_checkpoint(with_neurons(made) if neurons else made, Path(at_home(directory)))
     except OSError as error:
         raise ValueError(
             f"{directory} cannot be written ({error.strerror or error}); choose a new directory"

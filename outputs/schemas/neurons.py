@@ -155,7 +155,7 @@ LATENTS = pa.schema(
             shape="[<= 32]",
         ),
         field(
-            "neuron_ids", pa.list_(pa.field("element", pa.int32())), 
+            "neuron_ids", pa.list_(pa.field("element", pa.int32())),
             "neurons that read an ica component most; none for leiden", unit="neuron", shape="[<= 8]",
         ),
         field(
