@@ -23,9 +23,7 @@ def model() -> None:
 @click.option("--skew", type=float, default=0.0, show_default=True, help="Skew-symmetric part of the target's W_QK.")
 @click.option("--head", default="L1H5", show_default=True, help="The target head, in layer 1 or later.")
 @click.option("--positions", is_flag=True, help="Heads of known kernels beside them, in layers 0 and 2.")
-@click.option(
-    "--neurons", is_flag=True, help="A contextual group in layer 0, and neurons that read known things of it."
-)
+@click.option("--neurons", is_flag=True, help="A contextual group in layer 0, and neurons that read it.")
 def planted(
     directory: str, size: str, seed: int, noise: float, skew: float, head: str, positions: bool, neurons: bool
 ) -> None:

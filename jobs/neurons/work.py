@@ -151,7 +151,7 @@ def _latents(
     reading, found = layer.reading, {}
     known = np.flatnonzero(reading.weight_V > 0)
     size = min(STRONGEST, len(known))
-    settings = {"resolution": layer.resolution, "seed": layer.seed, "layer": LAYER}
+    settings: dict[str, Any] = {"resolution": layer.resolution, "seed": layer.seed, "layer": LAYER}
     for neuron in sorted(set(range(rows.start, rows.stop)) & set(layer.chosen.tolist())):
         at = neuron - rows.start
         token_ids = np.concatenate([top.key_ids_RK[at], bottom.key_ids_RK[at]]).astype(np.int64)
