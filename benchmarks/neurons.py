@@ -37,16 +37,17 @@ def main(size: str, latents: int) -> None:
         made = ["model", "planted", str(folder / "model"), "--size", size, "--neurons"]
         subprocess.run([sys.executable, "-m", "qkatlas", *made], check=True)
         truth = json.loads((folder / "model" / "truth.json").read_text())["neurons"]
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         spec = Neurons(group=",".join(truth["group"]), latents=latents)
         job = NeuronsJob(spec, Model.open("planted", folder / "model"))
         result = submit(job, out=folder / "runs", executor=InProcessExecutor(), gpus=0)
-        seconds = time.perf_counter() - started
+        seconds, busy = time.perf_counter() - started, time.process_time() - worked
         stages = ", ".join(f"{name} {taken:.1f} s" for name, taken in result.seconds.items())
         rows = read_whole(result.run, "neurons").to_pylist()
         tokens = read_whole(result.run, "tokens").num_rows
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(f"{len(rows)} neurons over {tokens} tokens in {seconds:.1f} s ({stages})")
+        print(f"{busy:.1f} s of processors; on machines that others share the better measure")
         print(f"peak memory {peak:.0f} MB")
         for name in ("log_ratio", "topics"):
             row = rows[truth[name]["neuron"]]

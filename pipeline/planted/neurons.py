@@ -43,6 +43,9 @@ _CODE, _TOPIC_CODE = 0.06, 2.0
 _WRITE, _READ = 0.3, 6.0
 """What a head of the group writes of a code, and what a neuron reads of the normalised stream."""
 
+_OTHER, _WRITE_OTHER = 4, 0.1
+"""Directions of the filler that a head copies into others, and how much: other neurons read more than codes."""
+
 _BOS = -9.0
 """Content of BOS, in nats: it takes next to no attention."""
 
@@ -95,7 +98,10 @@ def with_neurons(planted: PlantedCheckpoint, *, content: float = CONTENT) -> Pla
     sigma = float(np.sqrt(sum(np.square(row).sum() for row in row_D) / len(row_D[0])))
     group = [head for head in range(shape["n_head"]) if str(Head(0, head)) not in heads][:HEADS]
     for head in group:
-        tensors |= _head(tensors, head, shape["d_head"], free_FD, sigma, 2 * CLIMB / (shape["n_ctx"] - 1), content)
+        step = 2 * CLIMB / (shape["n_ctx"] - 1)
+        tensors |= _head(
+            tensors, head, shape["d_head"], free_FD, filler_ND, sigma=sigma, step=step, content=content, rng=rng
+        )
         heads[str(Head(0, head))] = CONTEXTUAL
     neurons = _free_neurons(tensors, filler_ND, rng)
     tensors |= _readers(tensors, neurons, free_FD[7:])
@@ -161,9 +167,12 @@ def _head(
     head: int,
     width: int,
     free_FD: Array,
+    filler_ND: Array,
+    *,
     sigma: float,
     step: float,
     content: float,
+    rng: np.random.Generator,
 ) -> dict[str, Float32]:
     """The tensors of layer 0's attention with one head replaced; on normalised states, then unfolded."""
     d_model = free_FD.shape[1]
@@ -173,6 +182,7 @@ def _head(
     b_q[:3] = 1 / (LENGTH * step * score), content / (_CODE * score), _BOS / score
     w_k[:, 0], w_k[:, 1], w_k[:, 2] = free_FD[0], free_FD[2], free_FD[3]
     w_v[:, :3] = free_FD[4:7].T
+    w_v[:, 3 : 3 + _OTHER] = filler_ND[rng.permutation(len(filler_ND))[:_OTHER]].T
     gain_D, shift_D = (tensors[f"transformer.h.0.ln_1.{name}"].astype(np.float64) for name in ("weight", "bias"))
     changed = {
         f"transformer.h.0.attn.{name}": tensors[f"transformer.h.0.attn.{name}"].copy()
@@ -186,6 +196,7 @@ def _head(
     rows = changed["transformer.h.0.attn.c_proj.weight"][head * width : (head + 1) * width]
     rows[:] = 0
     rows[:3] = _WRITE * free_FD[7:]
+    rows[3 : 3 + _OTHER] = _WRITE_OTHER * filler_ND[rng.permutation(len(filler_ND))[:_OTHER]]
     return changed
 
 

@@ -20,7 +20,7 @@ from qkatlas.pipeline.neurons.groups import random_groups
 from qkatlas.pipeline.neurons.latents import find_latents
 
 RNG = np.random.default_rng(0)
-REAL = RNG.standard_normal((60, 4)) + [0, 1, -1, 0]
+REAL = RNG.standard_normal((60, 4)) + np.array([0, 1, -1, 0])
 OTHER = 0.7 * REAL + 0.4 * RNG.standard_normal((60, 4)) + 0.1
 
 
@@ -46,7 +46,7 @@ def test_share_between_documents_is_that_of_a_planted_effect() -> None:
     effect = 2 * RNG.standard_normal((400, 1))
     values = (effect + RNG.standard_normal((400, 5))).reshape(-1, 1)
     found = float(between_documents(values, 400)[0])
-    assert found == pytest.approx(0.8, abs=0.03)
+    assert found == pytest.approx(0.8, abs=0.05)
     groups = values.reshape(400, 5)
     between = sum(5 * (one.mean() - groups.mean()) ** 2 for one in groups) / 399
     within = sum(((one - one.mean()) ** 2).sum() for one in groups) / (400 * 4)
