@@ -117,7 +117,7 @@ def taken(spec: type, given: Mapping[str, Any]) -> dict[str, Any]:
         if option.name not in known or value is None:
             continue
         if option.read is not None:
-            value = option.read(value)
+            value = tuple(map(option.read, value)) if option.pair else option.read(value)
         elif option.parse is not None and isinstance(value, str):
             value = option.parse(option.flag, value)
         found[option.name] = value
@@ -146,8 +146,10 @@ def _option(option: Option) -> click.Option:
         kind = str
     typed = option.default if isinstance(option.default, str | int | float) else None
     shown = typed is not None and not option.shown_default
-    may_be_bare = {} if option.bare is None else {"is_flag": False, "flag_value": option.bare}
+    how_many: dict[str, Any] = {} if option.bare is None else {"is_flag": False, "flag_value": option.bare}
+    if option.pair:
+        how_many = {"nargs": 2}
     return click.Option(
         [option.flag, option.name], type=kind, default=typed, show_default=shown, metavar=option.metavar, help=said,
-        **may_be_bare,
+        **how_many,
     )  # fmt: skip

@@ -99,7 +99,7 @@ def words_of(context: click.Context) -> list[str]:
         elif isinstance(value, bool):
             words.append((parameter.opts if value else parameter.secondary_opts or parameter.opts)[0])
         else:
-            words += [parameter.opts[0], str(value)]
+            words += [parameter.opts[0], *map(str, value if isinstance(value, tuple) else [value])]
     return [*words, *(["--", *last] if last else [])]
 
 
@@ -107,6 +107,12 @@ def _typed(value: Any, option: Option, file: Path) -> Any:
     """A value as click takes it for an option: its text where the option is one."""
     if isinstance(value, list) and option.parse is not None:
         return ",".join(map(str, value))
+    if option.pair:
+        if not (isinstance(value, list) and len(value) == 2 and all(isinstance(one, str) for one in value)):
+            raise ValueError(
+                f"--config {file}: {option.flag} is {json.dumps(value, default=str)}; give a list of two texts"
+            )
+        return value
     kinds = {bool: (bool,), int: (int,), float: (int, float), str: (str, int, float)}[option.kind]
     if not isinstance(value, kinds) or (isinstance(value, bool) and option.kind is not bool):
         wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[option.kind]

@@ -65,14 +65,15 @@ class Handover:
             elif isinstance(value, bool):
                 arguments.append((parameter.opts if value else parameter.secondary_opts)[0])
             else:
+                values = value if isinstance(value, tuple) else (value,)
                 if isinstance(parameter.type, InputFile):
-                    value = _packed(parameter.opts[0], value, inputs)
+                    values = _packed(parameter.opts[0], values, inputs)
                 elif isinstance(parameter.type, click.Path):
                     raise ValueError(
                         f"{parameter.opts[0]} {value} would be written on the cluster; leave it out, and give the same "
                         "command with it where --out can be read: a finished run is not computed again"
                     )
-                arguments += [parameter.opts[0], str(value)]
+                arguments += [parameter.opts[0], *map(str, values)]
         for argument in (*arguments, *positional):
             if "\0" in argument or not argument.isprintable():
                 raise ValueError(f"{argument!a} holds characters that do not travel to a cluster; choose another name")
@@ -99,13 +100,19 @@ def given_parameters(context: click.Context) -> Iterator[tuple[click.Parameter, 
             yield parameter, context.params[name]
 
 
-def _packed(option: str, file: Path, inputs: dict[str, Path]) -> PurePosixPath:
-    """Add a file to those that travel; its path in the package."""
-    if not file.is_file() or not os.access(file, os.R_OK):
-        raise ValueError(f"{option} {file} cannot be sent to the cluster; name a file of this machine that can be read")
-    path = PurePosixPath("inputs", option.lstrip("-"), file.name)
-    inputs[str(path)] = file
-    return path
+def _packed(option: str, files: tuple[Path, ...], inputs: dict[str, Path]) -> tuple[PurePosixPath, ...]:
+    """Add an option's files to those that travel; their paths in the package."""
+    found = []
+    for number, file in enumerate(files):
+        if not file.is_file() or not os.access(file, os.R_OK):
+            raise ValueError(
+                f"{option} {file} cannot be sent to the cluster; name a file of this machine that can be read"
+            )
+        folder = (str(number),) if number else ()  # two files may have one name
+        path = PurePosixPath("inputs", option.lstrip("-"), *folder, file.name)
+        inputs[str(path)] = file
+        found.append(path)
+    return tuple(found)
 
 
 def hand_over(request: Request, context: click.Context) -> int:

@@ -24,6 +24,7 @@ def model() -> None:
 @click.option("--head", default="L1H5", show_default=True, help="The target head, in layer 1 or later.")
 @click.option("--positions", is_flag=True, help="Heads of known kernels beside them, in layers 0 and 2.")
 @click.option("--tasks", is_flag=True, help="Heads that solve tasks: induction, copied prepositions, days in order.")
+@click.option("--neurons", is_flag=True, help="A contextual group in layer 0, and neurons that read it.")
 @click.option("--features", metavar="DIR", help="Write dictionaries of features for it there, whose owners are known.")
 def planted(
     directory: str,
@@ -34,6 +35,7 @@ def planted(
     head: str,
     positions: bool,
     tasks: bool,
+    neurons: bool,
     features: str | None,
 ) -> None:
     """Write the planted checkpoint: a GPT-2 whose categories, heads and eigenvalues are known."""
@@ -42,6 +44,7 @@ def planted(
     from qkatlas.outputs.places.open import at_home
     from qkatlas.pipeline.planted.checkpoint import PlantedDesign, plant
     from qkatlas.pipeline.planted.features import plant_dictionaries
+    from qkatlas.pipeline.planted.neurons import with_neurons
     from qkatlas.pipeline.planted.positions import with_positions
     from qkatlas.pipeline.planted.tasks import with_tasks
 
@@ -55,6 +58,7 @@ def planted(
     try:
         made = plant(design)
         made = with_positions(made) if positions else with_tasks(made) if tasks else made
+        made = with_neurons(made) if neurons else made
         place = directory
         write_checkpoint(made, Path(at_home(place)))
         if features is not None:

@@ -77,6 +77,11 @@ def _names(out: str) -> set[str]:
     return {run.folder.name for run in store.all_runs(open_folder(out))}
 
 
+def _texts(value: Any) -> str | list[str]:
+    """What was typed for an option, or both of a pair."""
+    return list(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _settings(run: Run, manifest: Manifest, declaration: Declaration, command: click.Command) -> dict[str, Any]:
     """What a run was asked for, by the names of options: as it was typed, and of the rest what its manifest holds.
 
@@ -95,7 +100,7 @@ def _settings(run: Run, manifest: Manifest, declaration: Declaration, command: c
     context = command.make_context(job, typed)
     given = {str(parameter.name): value for parameter, value in given_parameters(context)}
     settings = {
-        name: value if isinstance(value, bool | int | float) else str(value)
+        name: value if isinstance(value, bool | int | float) else _texts(value)
         for name, value in given.items() if name not in _WHERE
     }  # fmt: skip
     if declaration.opens_model and origin is not None and origin.model is not None:

@@ -157,6 +157,8 @@ def _value(value: Any, option: Option, hint: Any) -> Any:
     """A value of a spec's field, made of the text or file that stands for it."""
     if isinstance(value, OpenedRun):
         return value.folder
+    if option.pair and isinstance(value, tuple | list):
+        return tuple(_value(one, replace(option, pair=False), Path) for one in value)
     texts = str in (get_args(hint) or (hint,))
     if option.read is not None and (isinstance(value, os.PathLike) or (isinstance(value, str) and not texts)):
         return option.read(Path(value))
@@ -191,7 +193,7 @@ def command_line(declaration: Declaration, given: Mapping[str, Any], request: Re
         elif option.argument:
             last.append(value.folder if isinstance(value, OpenedRun) else os.fspath(value))
         else:
-            words += [option.flag, _written(value, option)]
+            words += [option.flag, *(_written(one, option) for one in (value if option.pair else [value]))]
     return [*words, *last]
 
 

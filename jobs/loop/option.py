@@ -36,6 +36,7 @@ class Option:
         common: whether all jobs share it, so that it is typed as one of theirs.
         in_plan: whether a plan depends on it.
         bare: the value of an option that is typed without one; None = it needs one.
+        pair: whether two values follow it, which are then a tuple.
         opposite: what is typed for False, such as `--ray`; none where it is `--no-` and the flag.
         kind: type of the value: `bool`, `int`, `float` or `str`.
         default: of the field.
@@ -58,6 +59,7 @@ class Option:
     common: bool
     in_plan: bool
     bare: Any
+    pair: bool
     opposite: str
     kind: type
     default: Any
@@ -105,6 +107,7 @@ def option(
     common: bool = False,
     in_plan: bool = False,
     bare: Any = None,
+    pair: bool = False,
     opposite: str = "",
 ) -> Any:
     """A field of a spec that is an option of its command; see `Option` for what each argument means.
@@ -127,6 +130,7 @@ def option(
         common: whether all jobs share it.
         in_plan: whether a plan depends on it.
         bare: the value where it is typed without one.
+        pair: whether two values follow it.
         opposite: what is typed for False.
 
     Returns:
@@ -136,7 +140,7 @@ def option(
         "flag": flag, "help": help, "metavar": metavar, "unit": unit, "choices": tuple(choices), "least": least,
         "most": most, "remedy": remedy, "shown_default": shown_default, "parse": parse, "read": read,
         "writes": writes, "argument": argument, "common": common, "in_plan": in_plan, "bare": bare,
-        "opposite": opposite,
+        "pair": pair, "opposite": opposite,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata={_KEY: said})
 

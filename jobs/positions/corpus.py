@@ -18,12 +18,13 @@ SHORTEST = 8
 """Positions of a window at least."""
 
 
-def text_windows(spec: Positions, model: Model) -> npt.NDArray[np.int64]:
+def text_windows(spec: Positions, model: Model, *, most: int = LONGEST) -> npt.NDArray[np.int64]:
     """Windows of the text: two thirds to take means from, then one to compare with.
 
     Args:
         spec: what is asked for.
         model: the model, whose tokenizer reads the text.
+        most: positions of a window where the spec says nothing, if model and text have as many.
 
     Returns:
         int64 [3 B, T].
@@ -44,7 +45,7 @@ def text_windows(spec: Positions, model: Model) -> npt.NDArray[np.int64]:
             f"windows of {wanted} positions need {3 * (wanted - 1)} tokens of text, a third each, and the {named} has "
             f"{len(tokens_W)}; {fewer}give --text a longer file"
         )
-    length = fitted_length(spec.length, a, longest)
+    length = fitted_length(spec.length, a, min(longest, most))
     return windows_of_thirds(tokens_W, bos=bos, length=length, count=windows_of(spec.windows, length)).reshape(
         -1, length
     )

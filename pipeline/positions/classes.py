@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from qkatlas.pipeline.positions.kinds import CONTEXTUAL
+
 NONE = "none"
 
 POSITION_LEFT, FIXED_LEFT = "position_left", "fixed_left"
@@ -52,7 +54,7 @@ CLASSES: Mapping[str, tuple[Condition, ...]] = {
         Condition("translation_invariance", 0.8),
         _NO_SINK,
     ),
-    "contextual": (
+    CONTEXTUAL: (
         Condition("width", 16.0),
         Condition("denominator_cv_between", 0.25, at_least=False),
         Condition("tv_fixed", 0.35, at_least=False),

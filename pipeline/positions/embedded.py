@@ -77,6 +77,20 @@ class Embedded:
         Returns:
             float64 [T, D], before the norm's own gain and bias.
         """
+        of_tokens_TD, scale_T = self.mean_parts(weight_V, threads=threads)
+        found: Float64Array = (of_tokens_TD + scale_T[:, None] * self.positions()).numpy()
+        return found
+
+    def mean_parts(self, weight_V: Float64Array, *, threads: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same in two parts: what tokens give of it, and what a position's own row is multiplied by.
+
+        Args:
+            weight_V: float64 [V], weights of the tokens, which sum to 1.
+            threads: threads to use; the result does not depend on it.
+
+        Returns:
+            float64 [T, D], and [T]: the mean over tokens of 1 / sigma.
+        """
         position_TD = self.positions()
         weight = torch.from_numpy(weight_V)
         blocks = -(-len(weight_V) // BLOCK_ROWS)
@@ -93,8 +107,7 @@ class Embedded:
             assert one is not None
             of_tokens_TD += one[0]
             scale_T += one[1]
-        found: Float64Array = (of_tokens_TD + scale_T[:, None] * position_TD).numpy()
-        return found
+        return of_tokens_TD, scale_T
 
     def scales(self, *, every: int = 1) -> tuple[float, float, float]:
         """What the norm divides by, over all tokens and some positions.

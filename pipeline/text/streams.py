@@ -105,6 +105,16 @@ RANDOM_WEIGHTS = Stream("RANDOM_WEIGHTS", 15)
 CORRUPTED = Stream("CORRUPTED", 16)
 """Tokens that take the place of those of a prefix in a text: seed, window."""
 
+HEAD_GROUPS = Stream("HEAD_GROUPS", 23)
+"""Random groups of heads that a group is compared with: seed, number of the draw."""
+
+SHUFFLED_TEXT = Stream("SHUFFLED_TEXT", 24)
+"""The order of a text's tokens where it is shuffled: seed."""
+
+LATENTS = Stream("LATENTS", 25)
+"""Tokens that latents are found from again: seed, layer, neuron; or, for those of a layer, seed, layer; a part for each
+time."""
+
 NULL_HEADS = Stream("NULL_HEADS")
 """Random heads that a spectrum is compared with: seed, layer, head."""
 
@@ -126,7 +136,7 @@ KEY_ORDER = Stream("KEY_ORDER")
 STREAMS = (
     TOKENS, CATEGORY_PROMPTS, REFERENCE_PROMPTS, BEHAVIOUR, PARTNERS, PASSAGES, STATE_PAIRS,
     NULL_OV_HEADS, RANDOM_WORDS, BACKGROUND_KEYS, COMMON_TOKENS, SHUFFLES, NULL_FEATURES, PLANTED_FEATURES,
-    TASKS, TASK_AUDIT, RANDOM_WEIGHTS, CORRUPTED,
+    TASKS, TASK_AUDIT, RANDOM_WEIGHTS, CORRUPTED, HEAD_GROUPS, SHUFFLED_TEXT, LATENTS,
     NULL_HEADS, CONTROLS, SPEARMAN_ROWS, RESTARTS, PLANTED, KEY_ORDER,
 )  # fmt: skip
 """All of them."""

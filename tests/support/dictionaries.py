@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from safetensors.numpy import save_file
 
-from support.families import all_in_float64
+from support.float64 import all_in_float64
 
 Array = npt.NDArray[np.float64]
 

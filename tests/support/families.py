@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,18 +118,3 @@ def raw_scores(model: Any, tokens_PT: torch.Tensor) -> tuple[list[torch.Tensor],
     finally:
         torch.nn.functional.softmax = softmax
     return heard, list(hidden)
-
-
-@contextmanager
-def all_in_float64() -> Iterator[None]:
-    """transformers takes norms and angles in float32 whatever a model's own precision is; here they stay in float64."""
-    of_float, of_to = torch.Tensor.float, torch.Tensor.to
-
-    def to(self: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
-        return of_to(self, *(torch.float64 if one is torch.float32 else one for one in arguments), **named)
-
-    torch.Tensor.float, torch.Tensor.to = torch.Tensor.double, to  # type: ignore[method-assign,assignment]
-    try:
-        yield
-    finally:
-        torch.Tensor.float, torch.Tensor.to = of_float, of_to  # type: ignore[method-assign]

@@ -15,7 +15,8 @@ import torch
 from safetensors.numpy import load_file
 from support.checkpoints import reference
 from support.dictionaries import encoded, mixed_values, new_config, old_config, random_tensors, write
-from support.families import all_in_float64, make, raw_scores
+from support.families import make, raw_scores
+from support.float64 import all_in_float64
 from support.interruptions import Stopping, hashes
 
 from qkatlas.cluster.in_process import InProcessExecutor

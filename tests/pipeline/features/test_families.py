@@ -9,7 +9,8 @@ import pytest
 import torch
 from support.checkpoints import reference
 from support.dictionaries import ARCHITECTURES, mixed_values, new_config, random_tensors, write
-from support.families import VARIANTS, all_in_float64, make, raw_scores
+from support.families import VARIANTS, make, raw_scores
+from support.float64 import all_in_float64
 
 from qkatlas.pipeline.circuit.projection import head_weights
 from qkatlas.pipeline.features.attention import LayerHeads

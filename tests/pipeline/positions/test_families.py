@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from support.checkpoints import reference
-from support.families import VARIANTS, all_in_float64, make, raw_scores
+from support.families import VARIANTS, make, raw_scores
+from support.float64 import all_in_float64
 
 from qkatlas.pipeline.circuit.projection import HeadWeights, head_weights
 from qkatlas.pipeline.models.checkpoint import Checkpoint
