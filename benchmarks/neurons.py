@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import click
 
 from benchmarks.machine import describe_machine
 from qkatlas.cluster.in_process import InProcessExecutor
+from qkatlas.cluster.memory import peak_memory
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.loop.service import submit
 from qkatlas.jobs.neurons.job import NeuronsJob
@@ -45,10 +45,10 @@ def main(size: str, latents: int) -> None:
         stages = ", ".join(f"{name} {taken:.1f} s" for name, taken in result.seconds.items())
         rows = read_whole(result.run, "neurons").to_pylist()
         tokens = read_whole(result.run, "tokens").num_rows
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = peak_memory() >> 20
         print(f"{len(rows)} neurons over {tokens} tokens in {seconds:.1f} s ({stages})")
         print(f"{busy:.1f} s of processors; on machines that others share the better measure")
-        print(f"peak memory {peak:.0f} MB")
+        print(f"peak memory {peak} MB")
         for name in ("log_ratio", "topics"):
             row = rows[truth[name]["neuron"]]
             print(f"{name}: r_group {row['r_group']:.4f}, fvu_group {row['fvu_group']:.4f}, latents {row['n_latents']}")

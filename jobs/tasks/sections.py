@@ -26,7 +26,7 @@ def all_tasks(shown: Shown) -> dict[str, Any]:
         "table": columns(shown.table("task_heads"), _HEAD_COLUMNS, cell=printable_cell),
         "prefix": columns(shown.table("prefix"), curves),
         "corrupted": columns(shown.table("prefix_corrupted")),
-        "kind": shown.spec.get("kind"),
+        "ablation": shown.spec.get("kind"),
     }
 
 

@@ -31,6 +31,7 @@ SCRIPTS = (
     "heads.js",
     "positions.js",
     "features.js",
+    "neurons.js",
     "steering.js",
     "ablation.js",
     "tasks.js",

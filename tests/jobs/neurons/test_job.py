@@ -39,7 +39,7 @@ from qkatlas.pipeline.planted.neurons import with_neurons
 pytestmark = pytest.mark.slow
 
 SMALL: dict[str, Any] = {"length": 48, "windows": 4, "latents": 2, "group": "L0H0,L0H2,L0H3"}
-PLANTED: dict[str, Any] = {**SMALL, "length": 128}
+PLANTED: dict[str, Any] = {**SMALL, "length": 128, "latents": 4}
 
 
 def measure(folder: Path, out: Path, executor: Any = None, **spec: Any) -> Result:
@@ -170,7 +170,7 @@ def test_planted_neurons_read_what_was_planted(planted: Run, truth: dict[str, An
     latents = read_whole(planted, "latents").to_pandas()
     own = latents[latents["neuron"] == topics["neuron"]]
     assert rows.loc[topics["neuron"], "n_latents"] == len(own) == 2
-    assert (own["stability"] == 1).all()
+    assert (own["stability"] > 0.97).all()
     tokens = read_whole(planted, "neuron_tokens").to_pandas().set_index("neuron").loc[topics["neuron"]]
     latent_of = dict(zip(tokens["top_ids"], tokens["top_latents"], strict=True))
     planted_ids = [token for one in topics["token_ids"] for token in one]
@@ -185,7 +185,8 @@ def test_planted_neurons_read_what_was_planted(planted: Run, truth: dict[str, An
 def test_random_groups_are_worse_than_the_planted_one(planted: Run) -> None:
     rows = rows_of(planted)
     assert rows["r_group"].median() > 0.85
-    assert rows["r_group_null"].median() < rows["r_group"].median() - 0.2
+    assert rows["r_group_null"].median() < rows["r_group"].median() - 0.05
+    assert (rows["r_group_null"] < rows["r_group"]).mean() > 0.9
     assert rows["fvu_group_null"].median() > 2 * rows["fvu_group"].median()
 
 
