@@ -41,6 +41,7 @@ EXAMPLES = {
         line="submit plan head-scan --model llama-3-8b --gpus 8 --gpu h100", page=f"{_PAGE}#plan"
     ),
     "plan features": Example(line="submit plan features --model planted --cpus 8", page=f"{_PAGE}#plan"),
+    "plan neurons": Example(line="submit plan neurons --model planted --cpus 8", page=f"{_PAGE}#plan"),
     "plan positions": Example(line="submit plan positions --model smollm2 --cpus 8", page=f"{_PAGE}#plan"),
     "plan tasks": Example(line="submit plan tasks --model smollm2 --tasks induction", page=f"{_PAGE}#plan"),
     "find": Example(line="submit find --model planted --attends dog:cat --not dog:dog", page=f"{_PAGE}#find"),

@@ -130,6 +130,25 @@ def head_scan(
     in_process: bool | None = ...,
     quiet: bool = ...,
 ) -> OpenedRun: ...
+def neurons(
+    model: Any,
+    *,
+    group: str = ...,
+    text: str | Path | None = ...,
+    length: int | None = ...,
+    windows: int | None = ...,
+    frequencies: Frequencies | str | Path | None = ...,
+    classes: tuple[str, str] | str | Path | None = ...,
+    latents: int = ...,
+    resolution: float = ...,
+    seed: int = ...,
+    tokenizer: Any = ...,
+    out: str | os.PathLike[str] = ...,
+    address: str | None = ...,
+    wait: int | None = ...,
+    in_process: bool | None = ...,
+    quiet: bool = ...,
+) -> OpenedRun: ...
 def positions(
     model: Any,
     *,

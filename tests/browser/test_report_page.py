@@ -287,7 +287,7 @@ def test_the_heads_can_be_read_by_pointer_and_by_keyboard(
     cell = grid.get_by_role("gridcell").first
     cell.hover()
     assert "L0H0" in readout.inner_text()
-    wanted = f"{abs(heads[0]['suppression_index_mean']):.2f}"
+    wanted = f"{abs(heads[0]['suppression_index_mean']):.3g}"
     assert wanted in readout.inner_text()
     assert wanted in cell.get_attribute("aria-label")
     cell.focus()
