@@ -27,7 +27,7 @@ from qkatlas.pipeline.features.config import DictionaryConfig
 from qkatlas.pipeline.features.kinds import CONSTANT_NORM, GATED, JUMPRELU, LAYER_NORM, TOPK
 from qkatlas.pipeline.models.blocks import for_blocks, on_one_thread
 
-BLOCK_FEATURES = 256
+BLOCK_FEATURES = 64
 """Features of a block; fixed, because the shape of a product may change its last bit."""
 
 BLOCK_POSITIONS = 512

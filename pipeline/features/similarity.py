@@ -10,6 +10,7 @@ Shapes: F features, S features of a head that are compared, N draws, E numbers o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,8 @@ _NEAR_SHARE, _NEAR_LEAST = 0.05, 40
 _TRIES = 100
 
 _BLOCK_DRAWS = 100
+
+_BLOCK_ROWS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +65,15 @@ class Likeness:
         return bool(self.value > self.null_high)
 
 
-def unit_rows(rows_FE: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+def unit_rows(rows_FE: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
     """Rows as long as 1, float32; zero where they have no direction or hold NaN."""
-    finite_FE = np.nan_to_num(rows_FE.astype(np.float64), nan=0.0)
-    norm_F1 = np.linalg.norm(finite_FE, axis=1, keepdims=True)
-    found: npt.NDArray[np.float32] = (finite_FE / np.where(norm_F1 > 0, norm_F1, 1.0)).astype(np.float32)
-    return found
+    found_FE = np.empty(rows_FE.shape, np.float32)
+    for start in range(0, len(rows_FE), _BLOCK_ROWS):  # in float64 a whole dictionary would be held several times
+        rows = slice(start, start + _BLOCK_ROWS)
+        finite_RE = np.nan_to_num(rows_FE[rows].astype(np.float64), nan=0.0)
+        norm_R1 = np.linalg.norm(finite_RE, axis=1, keepdims=True)
+        found_FE[rows] = finite_RE / np.where(norm_R1 > 0, norm_R1, 1.0)
+    return found_FE
 
 
 def equally_dense(

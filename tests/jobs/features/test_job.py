@@ -366,6 +366,22 @@ def test_the_convention_is_measured(worded_model: Path, in_model: InModel, tmp_p
     _, given_back_PX = encoded(config, tensors, folded_PX)
     expected = np.square(folded_PX - given_back_PX).sum() / np.square(folded_PX - mean_X).sum()
     assert row["fvu_folded"] == pytest.approx(expected, rel=1e-3)
+    # Sources count by the same values: those without the constant.
+    value_WTNH = in_model.values(layer) - constant_X.reshape(N, H)
+    read_NHF = tensors["W_enc"].astype(np.float64).reshape(N, H, -1)
+    strongest = frame(run, "contexts").query("rank == 1")
+    assert len(strongest) > 100
+    raw_differs = 0
+    for firing in strongest.itertuples():
+        w, n = firing.window, firing.position
+        shares = []
+        for values in (value_WTNH, in_model.values(layer)):
+            read_NT = np.einsum("tnh,nh->nt", values[w], read_NHF[:, :, firing.feature])
+            positive_T = np.maximum((in_model.patterns[layer][w, :, n] * read_NT).sum(0), 0)
+            shares.append(positive_T.max() / max(positive_T.sum(), 1e-30))
+        assert firing.source_share == pytest.approx(shares[0], abs=1e-4)
+        raw_differs += abs(shares[1] - shares[0]) > 1e-3
+    assert raw_differs > 50
     asked = measure(worded_model, tmp_path / "sae", tmp_path / "runs", convention="raw").run
     (other,) = read_whole(asked, "dictionaries").to_pylist()
     assert (other["convention"], other["fvu"]) == ("raw", row["fvu_raw"])
