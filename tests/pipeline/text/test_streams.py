@@ -13,6 +13,7 @@ from qkatlas.pipeline.text.streams import STREAMS, Stream
 KEYS = {
     "TOKENS": 1, "CATEGORY_PROMPTS": 2, "REFERENCE_PROMPTS": 3, "BEHAVIOUR": 4, "PARTNERS": 5, "PASSAGES": 6,
     "STATE_PAIRS": 7, "NULL_OV_HEADS": 8, "RANDOM_WORDS": 9, "BACKGROUND_KEYS": 10, "COMMON_TOKENS": 11, "SHUFFLES": 12,
+    "TASKS": 13, "TASK_AUDIT": 14, "RANDOM_WEIGHTS": 15, "CORRUPTED": 16,
 }  # fmt: skip
 
 
