@@ -12,7 +12,7 @@ import pytest
 
 from qkatlas.cluster.in_process import InProcessExecutor
 from qkatlas.jobs.inputs.model import Model
-from qkatlas.jobs.inputs.resolve import write_checkpoint
+from qkatlas.jobs.inputs.resolve import write_checkpoint, write_planted
 from qkatlas.jobs.loop.service import submit
 from qkatlas.jobs.main import run as command
 from qkatlas.jobs.tasks.job import TasksJob
@@ -146,6 +146,20 @@ def test_a_preselection_measures_some_and_bounds_what_it_missed(planted: Path, t
         assert few["effect_linear"] == row["effect_linear"]
         if few["exact"]:
             assert few["effect"] == pytest.approx(row["effect"], abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mean", "zero"])
+def test_estimates_are_near_effects_where_these_are_small(kind: str, tmp_path: Path) -> None:
+    write_planted(PlantedDesign(size="tiny"), tmp_path / "model")  # whose heads write next to nothing
+    run = run_of(tmp_path / "model", tmp_path / "runs", tasks="induction-1", kind=kind, exact=0)
+    rows = read_whole(run, "task_heads").to_pylist()
+    for measured, estimated in (("effect", "effect_linear"), ("control_effect", "control_effect_linear")):
+        effect, linear = (np.array([row[name] for row in rows]) for name in (measured, estimated))
+        assert np.corrcoef(effect, linear)[0, 1] > 0.95
+        seen = np.abs(effect) > 1e-3
+        assert seen.sum() > 5
+        assert np.median(linear[seen] / effect[seen]) == pytest.approx(1, abs=0.3)
 
 
 @pytest.mark.slow
