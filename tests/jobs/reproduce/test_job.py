@@ -341,7 +341,7 @@ def test_what_gpt2_has_and_the_model_has_not_is_not_compared(planted_tiny: Path,
     groups = {figure.partition(".")[0] for figure, _ in rest.index}
     assert groups == {
         "semantic", "spectrum", "top10", "similarity", "clusters", "self_rank", "heads", "notebook", "positions",
-        "features",
+        "features", "tasks", "prefix",
     }  # fmt: skip
     assert table.note["positions.width", DEFINED] == "the model has no head L0H8, L0H9, L0H10"
     assert "--frequencies" in table.note["clusters.count", DEFINED]
