@@ -32,7 +32,6 @@ FULL_VOCAB = ("full-vocab", "--model", "smollm2")
         (*FULL_VOCAB, "--head", "L3H4", "--states", "mlp"),
         (*FULL_VOCAB, "--head", "L1H4", "--states", "prefix", "--prefix", "#0"),
         (*FULL_VOCAB, "--head", "L2H4", "--states", "context"),
-        ("head-scan", "--model", "smollm2", "--layers", "0-1", "--heads", "0-3", "--states", "mlp"),
     ],
     ids=lambda asked: " ".join(asked[3:]),
 )
