@@ -18,6 +18,8 @@ from qkatlas.pipeline.features.dictionary import open_dictionaries, read_configs
 from qkatlas.pipeline.planted.checkpoint import PlantedDesign, plant
 from qkatlas.pipeline.planted.features import planned, plant_dictionaries
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:

@@ -16,6 +16,8 @@ from qkatlas.pipeline.features.dictionary import Dictionary
 from qkatlas.pipeline.features.encoder import Encoder, normalise
 from qkatlas.pipeline.features.kinds import AUTO, FOLDED, RAW, RESIDUAL, Z
 
+pytestmark = pytest.mark.slow
+
 NORMALISATIONS = ("none", "expected_average_only_in", "constant_norm_rescale", "layer_norm")
 HOOK = "blocks.1.attn.hook_z"
 

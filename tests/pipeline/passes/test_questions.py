@@ -27,6 +27,8 @@ from qkatlas.pipeline.planted.checkpoint import PlantedDesign
 from qkatlas.pipeline.tasks.prompts import TaskPrompts
 from qkatlas.pipeline.tasks.synthetic import after_prefix, block
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = ("gpt2", "llama-groups-of-3", "gemma-2", "gemma-3", "neox", "neox-sequential", "qwen3-biases", "mistral")
 EVERY = [pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES]
 PARTNERS = np.array([1, 2, 0])
