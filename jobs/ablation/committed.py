@@ -15,16 +15,12 @@ from qkatlas.pipeline.passes.components import Component, reached
 
 def unchanged_parts(run: Run, corpus: Corpus) -> list[Part] | None:
     """What was committed of a corpus with nothing ablated; None unless all of it is there."""
-    receipts = run.receipts()
-    names = [shard.name for shard in corpus.unchanged()]
-    if any(name not in receipts for name in names):
-        return None
-    return [part for name in names for part in receipts[name].parts]
+    return run.parts_of(corpus.unchanged())
 
 
 def read_means(run: Run, parts: Sequence[Part]) -> dict[Component, np.ndarray]:
     """Mean outputs over all passages and positions, float32 [D], from committed sums."""
-    table = read_parts(run, [part for part in parts if part.path.startswith("output_sums/")])
+    table = read_parts(run, parts, "output_sums")
     sums = [np.array(values) for values in table["sum"].to_pylist()]  # those of heads may be of another width
     totals: dict[Component, np.ndarray] = {}
     counts: dict[Component, int] = {}

@@ -10,11 +10,7 @@ import numpy.typing as npt
 
 from qkatlas.jobs.features.spec import LONGEST, WINDOWS, Features
 from qkatlas.jobs.inputs.model import Model
-from qkatlas.pipeline.text.calibration import passages
-from qkatlas.pipeline.text.passages import tokenise
-
-SHORTEST = 8
-"""Positions of a window at least."""
+from qkatlas.jobs.inputs.windows import SHORTEST, name_of, require_positions, tokens_of
 
 
 def text_windows(spec: Features, model: Model) -> npt.NDArray[np.int64]:
@@ -32,10 +28,9 @@ def text_windows(spec: Features, model: Model) -> npt.NDArray[np.int64]:
     """
     a = model.checkpoint.architecture
     bos = a.require_bos()
-    text = spec.text if spec.text is not None else "\n\n".join(passages())
-    tokens = tokenise(model.checkpoint.path, text, a.vocab_size)
+    tokens = tokens_of(spec.text, model)
     length = length_of(spec.length, a.n_ctx, len(tokens) + 1)
-    named = "calibration text" if spec.text is None else "--text"
+    named = name_of(spec.text)
     if len(tokens) < length - 1:
         raise ValueError(
             f"a window of {length} positions needs {length - 1} tokens of text, and the {named} has {len(tokens)}; "
@@ -65,9 +60,5 @@ def length_of(asked: int | None, n_ctx: int, of_text: int | None = None) -> int:
     Raises:
         ValueError: if the model reads fewer.
     """
-    if n_ctx < (asked or SHORTEST):
-        raise ValueError(
-            f"--length {asked or SHORTEST} is more than the {n_ctx} positions that the model reads; choose {n_ctx} or "
-            f"fewer, {SHORTEST} at least"
-        )
+    require_positions(asked, n_ctx)
     return asked or max(SHORTEST, min(n_ctx, LONGEST, of_text or LONGEST))

@@ -62,8 +62,8 @@ class LayerFeatures:
             logit_FD: float32 [F, D], `logit_directions`.
             seed: of the random features.
         """
-        rows = read_parts(run, [part for part in parts if part.path.startswith("features/")]).sort_by("feature")
-        dfa = read_parts(run, [part for part in parts if part.path.startswith("dfa/")])
+        rows = read_parts(run, parts, "features").sort_by("feature")
+        dfa = read_parts(run, parts, "dfa")
         digest = hashlib.sha256()
         for part in parts:
             digest.update(part.sha256.encode())

@@ -24,6 +24,7 @@ from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.offset import fitted_offset
 from qkatlas.jobs.inputs.opening import ModelJob, open_model
 from qkatlas.jobs.inputs.settings import require_top_k_fits
+from qkatlas.jobs.inputs.windows import digest_of_windows
 from qkatlas.jobs.loop.job import Host
 from qkatlas.jobs.loop.step import AnyStep, Context, Step
 from qkatlas.jobs.worker.tables import TOKENS, tokens_table
@@ -33,7 +34,7 @@ from qkatlas.outputs.schemas import features as schemas
 from qkatlas.pipeline.circuit.kinds import FOLDED
 from qkatlas.pipeline.circuit.ov import Unembedding, unembedding_of
 from qkatlas.pipeline.circuit.projection import head_weights
-from qkatlas.pipeline.circuit.text_streams import TextStreams
+from qkatlas.pipeline.circuit.text_streams import StreamsByLayer
 from qkatlas.pipeline.features.attention import LayerHeads
 from qkatlas.pipeline.features.config import DictionaryConfig
 from qkatlas.pipeline.features.dictionary import Dictionary
@@ -42,9 +43,6 @@ from qkatlas.pipeline.features.kinds import Z
 from qkatlas.pipeline.features.logits import logit_directions, logit_metric, writing
 from qkatlas.pipeline.features.on_text import DictionaryOnText, on_text
 from qkatlas.pipeline.models.head import Head
-
-BLOCK_POSITIONS = 4096
-"""Positions of the windows that pass a layer together."""
 
 
 class FeaturesJob(ModelJob[Features]):
@@ -79,7 +77,7 @@ class FeaturesJob(ModelJob[Features]):
             raise ValueError(
                 f"--offset {spec.offset} has no meaning without a dictionary of a residual stream; leave it out"
             )
-        self._streams: TextStreams | None = None
+        self._streams = StreamsByLayer(model.checkpoint, self._tokens_WT)
         self._unembedding: tuple[Unembedding, np.ndarray, np.ndarray] | None = None
 
     @classmethod
@@ -101,7 +99,7 @@ class FeaturesJob(ModelJob[Features]):
             "convention": spec.convention,
             "windows": len(self._tokens_WT),
             "length": self._tokens_WT.shape[1],
-            "text_tokens_sha256": hashlib.sha256(np.ascontiguousarray(self._tokens_WT, "<i8").tobytes()).hexdigest(),
+            "text_tokens_sha256": digest_of_windows(self._tokens_WT),
             "top_k": spec.top_k,
             "firings": spec.firings,
             "per_head": spec.per_head,
@@ -135,10 +133,9 @@ class FeaturesJob(ModelJob[Features]):
         n_heads = self.model.checkpoint.architecture.n_heads
 
         def share(context: Context) -> LayerFeatures | None:
-            receipts = context.run.receipts()
-            if any(shard.name not in receipts for shard in features.shards):
+            parts = context.run.parts_of(features.shards)
+            if parts is None:
                 return None
-            parts = [part for shard in features.shards for part in receipts[shard.name].parts]
             unembedding, _, metric_DD = self._unembed()
             encoder = Encoder(config=config, tensors=dictionary.tensors())
             write_XD = writing(self.model.checkpoint, config.reads, config.layer, unembedding)
@@ -182,7 +179,7 @@ class FeaturesJob(ModelJob[Features]):
     def _on_text(self, dictionary: Dictionary, threads: int) -> DictionaryOnText:
         """A dictionary on the text, by the convention that is asked for or measured."""
         config, checkpoint = dictionary.config, self.model.checkpoint
-        stream_WTD = self._stream(config.layer, threads)
+        stream_WTD = self._streams.at(config.layer, threads=threads)
         heads = LayerHeads.of(checkpoint, config.layer)
         encoder = Encoder(config=config, tensors=dictionary.tensors())
         convention, limit_P = on_text(heads, encoder, stream_WTD, self.spec.convention, threads=threads)
@@ -202,15 +199,6 @@ class FeaturesJob(ModelJob[Features]):
             unembedded_from=weights,
             made_from=f"{weights} {sorted(dictionary.identity().items())} {convention}",
         )
-
-    def _stream(self, layer: int, threads: int) -> np.ndarray:
-        """What enters a layer at the windows; a copy, for the streams go on in place."""
-        if self._streams is None or self._streams.layer > layer:
-            block = max(1, BLOCK_POSITIONS // self._tokens_WT.shape[1])
-            self._streams = TextStreams(self.model.checkpoint, self._tokens_WT, threads=threads, block=block)
-        while self._streams.layer < layer:
-            self._streams.advance()
-        return self._streams.stream_BTD.copy()
 
     def _unembed(self) -> tuple[Unembedding, np.ndarray, np.ndarray]:
         """The unembedding, its centred rows, and the angles of logits."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from qkatlas.jobs.features.corpus import length_of
-from qkatlas.jobs.features.job import BLOCK_POSITIONS
 from qkatlas.jobs.features.spec import WINDOWS, Features
 from qkatlas.jobs.features.tables import (
     CONTEXTS,
@@ -29,6 +28,7 @@ from qkatlas.jobs.plan.table import PlannedTable
 from qkatlas.jobs.worker.tables import TOKENS
 from qkatlas.outputs.places.open import at_home
 from qkatlas.outputs.schemas import features as schemas
+from qkatlas.pipeline.circuit.text_streams import BLOCK_POSITIONS
 from qkatlas.pipeline.features.config import DictionaryConfig
 from qkatlas.pipeline.features.convention import CALIBRATION_POSITIONS
 from qkatlas.pipeline.features.dictionary import read_configs

@@ -82,12 +82,8 @@ def found_hubs(run: Run, shards: Sequence[Shard], share: float, *, made_from: st
     Returns:
         The hubs; None unless all best keys are there.
     """
-    receipts = run.receipts()
-    for shard in shards:
-        if shard.name not in receipts or made_from not in (None, receipts[shard.name].inputs):
-            return None
-    parts = [part for shard in shards for part in receipts[shard.name].parts]
-    return Hubs.among(read_parts(run, parts)["key_id"].to_numpy(), share)
+    parts = run.parts_of(shards, made_from=made_from)
+    return None if parts is None else Hubs.among(read_parts(run, parts)["key_id"].to_numpy(), share)
 
 
 def find_best(grant: Grant, shard: Shard, rows: Rows[Sides], each: None) -> Produced:

@@ -6,8 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from qkatlas.jobs.inputs.cache import cache_folder
-from qkatlas.jobs.inputs.resolve import PLANTED, design_key
+from qkatlas.jobs.inputs.resolve import PLANTED, planted_folder
 from qkatlas.outputs.places.model_directory import write_directory
 from qkatlas.outputs.places.open import at_home
 from qkatlas.pipeline.features.config import CONFIG_FILE
@@ -42,18 +41,11 @@ def dictionary_folder(directory: str | None, model: str, say: Callable[[str], No
             f"{CONFIG_FILE} and {WEIGHTS_FILE}, or --model planted"
         )
     design = PlantedDesign(size=PLANTED[model])
-    folder = cache_folder() / "planted" / f"{design.size}-{design_key(design)}-features"
-    if not folder.exists():
-        say(f"building the planted dictionaries ({design.size}) in {folder}")
-        try:
-            write_dictionaries(plant_dictionaries(plant(design)), folder)
-        except OSError as error:
-            if not folder.exists():  # unless another process has just put the same ones in place
-                reason = error.strerror or str(error)
-                raise ValueError(
-                    f"cache {folder.parent} cannot be written ({reason}); set QKATLAS_CACHE to a folder"
-                ) from error
-    return folder
+
+    def write(folder: Path) -> None:
+        write_dictionaries(plant_dictionaries(plant(design)), folder)
+
+    return planted_folder(design, "dictionaries", write, say, ending="-features")
 
 
 def write_dictionaries(planted: Sequence[PlantedDictionary], folder: Path) -> None:

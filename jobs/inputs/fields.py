@@ -228,8 +228,13 @@ def read_category_words(file: Path) -> tuple[tuple[str, ...], ...]:
     return tuple(map(tuple, read_words(file)))
 
 
-def read_text(file: Path) -> str:
-    """The content of a file of `--text`.
+def read_text(file: Path, flag: str = "--text", give: str = "a file") -> str:
+    """The content of a file of text.
+
+    Args:
+        file: the file.
+        flag: the option that names it.
+        give: what the option takes, for the message.
 
     Raises:
         ValueError: if it cannot be read as UTF-8.
@@ -238,4 +243,4 @@ def read_text(file: Path) -> str:
         return file.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"--text {file} cannot be read ({reason}); give a file of UTF-8 text") from error
+        raise ValueError(f"{flag} {file} cannot be read ({reason}); give {give} of UTF-8 text") from error

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qkatlas.pipeline.text.vocabulary import is_text_of
+from qkatlas.pipeline.text.vocabulary import Vocabulary, is_text_of
 
 _COLUMNS = ("token", "id", "count")
 
@@ -74,6 +74,11 @@ class Frequencies:
                 f"--frequencies {self.file} names token {max(self.token_ids)}, but the vocabulary's ids end at "
                 f"{vocab_size - 1}; use frequencies counted with the model's own tokenizer"
             )
+
+    def notes(self, vocabulary: Vocabulary) -> Iterator[str]:
+        """What is wrong with them if their texts are not the model's; see `mismatch`."""
+        if vocabulary.has_tokenizer and (warning := self.mismatch(vocabulary.texts())):
+            yield warning
 
     def mismatch(self, texts: Sequence[str]) -> str | None:
         """A line to say if most tokens are spelt otherwise than in the vocabulary.

@@ -81,11 +81,29 @@ def planted_directory(design: PlantedDesign, say: Callable[[str], None]) -> Path
     Returns:
         Its directory, in the user's cache.
     """
-    folder = cache_folder() / "planted" / f"{design.size}-{design_key(design)}"
+    return planted_folder(design, "checkpoint", lambda folder: write_planted(design, folder), say)
+
+
+def planted_folder(
+    design: PlantedDesign, what: str, write: Callable[[Path], None], say: Callable[[str], None], *, ending: str = ""
+) -> Path:
+    """A folder of the user's cache with something that follows from a planted design, built on first use.
+
+    Args:
+        design: the design.
+        what: is built, for messages.
+        write: writes it, in a folder that appears when all is there.
+        say: told if it has to be built.
+        ending: of the folder's name.
+
+    Raises:
+        ValueError: if the cache cannot be written.
+    """
+    folder = cache_folder() / "planted" / f"{design.size}-{_design_key(design)}{ending}"
     if not folder.exists():
-        say(f"building the planted checkpoint ({design.size}) in {folder}")
+        say(f"building the planted {what} ({design.size}) in {folder}")
         try:
-            write_planted(design, folder)
+            write(folder)
         except OSError as error:
             if not folder.exists():  # unless another process has just put the same one in place
                 reason = error.strerror or str(error)
@@ -148,7 +166,7 @@ def _hub_directory(name: str) -> Path:
         raise ValueError(f"model {name!r} could not be downloaded ({error}); {remedy}") from error
 
 
-def design_key(design: PlantedDesign) -> str:
+def _design_key(design: PlantedDesign) -> str:
     """Hash of the design and of the code that plants it, so that a newer version never meets an older cache."""
     digest = hashlib.sha256(json.dumps(asdict(design), sort_keys=True).encode())
     package = resources.files("qkatlas.pipeline")

@@ -87,5 +87,5 @@ class SourceRun:
         """Kept keys of every token, best first: int32 [V, K]."""
         manifest = self.run.manifest()
         assert manifest is not None, "it was checked"
-        table = read_parts(self.run, [part for part in manifest.parts if part.path.startswith("topk/")])
+        table = read_parts(self.run, manifest.parts, "topk")
         return list_matrix(table.sort_by("token_id"), "key_ids")

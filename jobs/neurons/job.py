@@ -12,6 +12,7 @@ from rich.console import Group
 
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.opening import ModelJob, open_model
+from qkatlas.jobs.inputs.windows import digest_of_windows
 from qkatlas.jobs.loop.digest import digest_of
 from qkatlas.jobs.loop.job import Host
 from qkatlas.jobs.loop.step import AnyStep, Context, Step, nothing_more
@@ -123,7 +124,7 @@ class NeuronsJob(ModelJob[Neurons]):
             "group": [str(Head(LAYER, head)) for head in self.group],
             "windows": len(self._tokens_BT) // 3,
             "length": self._tokens_BT.shape[1],
-            "text_tokens_sha256": hashlib.sha256(np.ascontiguousarray(self._tokens_BT, "<i8").tobytes()).hexdigest(),
+            "text_tokens_sha256": digest_of_windows(self._tokens_BT),
             "counts_sha256": hashlib.sha256(self._weight_V.data).hexdigest() if spec.frequencies else None,
             "classes_sha256": classes,
             "latents": spec.latents,
@@ -134,9 +135,8 @@ class NeuronsJob(ModelJob[Neurons]):
     def notes(self) -> Iterable[str]:
         """The group, and what is wrong with the counts if their texts are not the model's."""
         yield f"group: {', '.join(str(Head(LAYER, head)) for head in self.group)}"
-        vocabulary, given = self.model.vocabulary, self.spec.frequencies
-        if given is not None and vocabulary.has_tokenizer and (warning := given.mismatch(vocabulary.texts())):
-            yield warning
+        if self.spec.frequencies is not None:
+            yield from self.spec.frequencies.notes(self.model.vocabulary)
 
     def steps(self) -> Sequence[AnyStep]:
         """Ranges of neurons, and the layer's components beside them."""
@@ -175,8 +175,7 @@ class NeuronsJob(ModelJob[Neurons]):
         receipts = run.receipts()
         shards = neuron_shards(self.model.checkpoint.architecture.d_mlp)
         of_shards = [receipts[shard.name] for shard in shards]
-        parts = [part for receipt in of_shards for part in receipt.parts if part.path.startswith("neuron_tokens/")]
-        tokens = read_parts(run, parts)
+        tokens = read_parts(run, [part for receipt in of_shards for part in receipt.parts], "neuron_tokens")
         columns: dict[str, list[Any]] = {}
         for receipt in of_shards:
             for name, values in receipt.summary["columns"].items():

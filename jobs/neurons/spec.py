@@ -25,11 +25,7 @@ def read_class(file: Path) -> str:
     Raises:
         ValueError: if it cannot be read as UTF-8.
     """
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"--classes {file} cannot be read ({reason}); give two files of UTF-8 text") from error
+    return fields.read_text(file, "--classes", "two files")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,15 +7,11 @@ import numpy.typing as npt
 
 from qkatlas.jobs.inputs.frequencies import Frequencies
 from qkatlas.jobs.inputs.model import Model
+from qkatlas.jobs.inputs.windows import SHORTEST, name_of, require_positions, tokens_of
 from qkatlas.jobs.inputs.words import token_of
 from qkatlas.jobs.positions.spec import LONGEST, LONGEST_ROTARY, MEAN, Positions, windows_of
 from qkatlas.pipeline.models.architecture import Architecture
-from qkatlas.pipeline.text.calibration import passages
-from qkatlas.pipeline.text.passages import tokenise
 from qkatlas.pipeline.text.thirds import longest_window, windows_of_thirds
-
-SHORTEST = 8
-"""Positions of a window at least."""
 
 
 def text_windows(spec: Positions, model: Model, *, most: int = LONGEST) -> npt.NDArray[np.int64]:
@@ -34,10 +30,9 @@ def text_windows(spec: Positions, model: Model, *, most: int = LONGEST) -> npt.N
     """
     a = model.checkpoint.architecture
     bos = a.require_bos()
-    text = spec.text if spec.text is not None else "\n\n".join(passages())
-    tokens_W = tokenise(model.checkpoint.path, text, a.vocab_size)
+    tokens_W = tokens_of(spec.text, model)
     longest = longest_window(len(tokens_W))
-    named = "calibration text" if spec.text is None else "--text"
+    named = name_of(spec.text)
     if longest < (spec.length or SHORTEST):
         wanted = spec.length or SHORTEST
         fewer = f"choose {longest} or fewer, or " if longest >= SHORTEST else ""
@@ -67,11 +62,7 @@ def fitted_length(asked: int | None, a: Architecture, of_text: int | None = None
 
 def length_within(asked: int | None, n_ctx: int, *, rotary: bool, of_text: int | None = None) -> int:
     """Positions of a window of a model that reads so many; see `fitted_length`."""
-    if n_ctx < (asked or SHORTEST):
-        raise ValueError(
-            f"--length {asked or SHORTEST} is more than the {n_ctx} positions that the model reads; choose {n_ctx} or "
-            f"fewer, {SHORTEST} at least"
-        )
+    require_positions(asked, n_ctx)
     return asked or min(n_ctx, LONGEST_ROTARY if rotary else LONGEST, of_text or LONGEST)
 
 

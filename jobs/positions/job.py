@@ -15,6 +15,7 @@ from qkatlas.jobs.inputs.chosen_states import prefix_tokens
 from qkatlas.jobs.inputs.heads import heads_within
 from qkatlas.jobs.inputs.model import Model
 from qkatlas.jobs.inputs.opening import ModelJob
+from qkatlas.jobs.inputs.windows import digest_of_windows
 from qkatlas.jobs.loop.step import AnyStep, Context, Step
 from qkatlas.jobs.loop.table import Table
 from qkatlas.jobs.positions.answer import classes_of_heads
@@ -28,15 +29,12 @@ from qkatlas.outputs.runs.shard import Shard
 from qkatlas.outputs.schemas import positions as schemas
 from qkatlas.pipeline.circuit.projection import head_weights
 from qkatlas.pipeline.circuit.states import TokenStates, require_room
-from qkatlas.pipeline.circuit.text_streams import TextStreams
+from qkatlas.pipeline.circuit.text_streams import StreamsByLayer
 from qkatlas.pipeline.models.head import Head
 from qkatlas.pipeline.positions.classes import classify
 from qkatlas.pipeline.positions.embedded import Embedded
 from qkatlas.pipeline.positions.exact_source import exact_factors, exact_means
 from qkatlas.pipeline.positions.kinds import PREFIX
-
-BLOCK_POSITIONS = 4096
-"""Positions of the windows that pass a layer together, which their scores with each other are held for."""
 
 POSITIONS = Table(name="positions", rows="one row a head", schema=schemas.POSITIONS)
 KERNELS = Table(
@@ -88,7 +86,7 @@ class PositionsJob(ModelJob[Positions]):
         self._tokens_BT = text_windows(spec, model)
         self._prefix = self._prefix_tokens() if spec.source == PREFIX and not self._learned else ()
         self._require_destination()
-        self._streams: TextStreams | None = None
+        self._streams = StreamsByLayer(model.checkpoint, self._tokens_BT)
         self._states: TokenStates | None = None
 
     def _prefix_tokens(self) -> tuple[int, ...]:
@@ -116,16 +114,15 @@ class PositionsJob(ModelJob[Positions]):
             "prefix": list(self._prefix),
             "windows": len(self._tokens_BT) // 3,
             "length": self._tokens_BT.shape[1],
-            "text_tokens_sha256": hashlib.sha256(np.ascontiguousarray(self._tokens_BT, "<i8").tobytes()).hexdigest(),
+            "text_tokens_sha256": digest_of_windows(self._tokens_BT),
             "destination": self._destination,
             "counts_sha256": hashlib.sha256(self._weight_V.data).hexdigest() if self.spec.frequencies else None,
         }
 
     def notes(self) -> Iterable[str]:
         """What is wrong with the counts, if their texts are not the model's."""
-        vocabulary, given = self.model.vocabulary, self.spec.frequencies
-        if given is not None and vocabulary.has_tokenizer and (warning := given.mismatch(vocabulary.texts())):
-            yield warning
+        if self.spec.frequencies is not None:
+            yield from self.spec.frequencies.notes(self.model.vocabulary)
 
     def steps(self) -> Sequence[AnyStep]:
         """The heads of one layer after the other."""
@@ -137,7 +134,7 @@ class PositionsJob(ModelJob[Positions]):
             return LayerText(
                 architecture=self.model.checkpoint.architecture,
                 tokens_BT=self._tokens_BT,
-                stream_BTD=self._stream(layer, context.threads),
+                stream_BTD=self._streams.at(layer, threads=context.threads),
                 weight_V=self._weight_V,
                 destination=self._destination,
                 states_VD=self._behind_prefix(layer, context.threads) if self._prefix else None,
@@ -157,15 +154,6 @@ class PositionsJob(ModelJob[Positions]):
     def _task(self, shard: Shard) -> HeadTask:
         head = Head(shard.bounds["layer"], shard.bounds["head"])
         return HeadTask(head=head, weights=head_weights(self.model.checkpoint, head))
-
-    def _stream(self, layer: int, threads: int) -> np.ndarray:
-        """What enters a layer at the windows; a copy, for the streams go on in place."""
-        if self._streams is None or self._streams.layer > layer:
-            block = max(1, BLOCK_POSITIONS // self._tokens_BT.shape[1])
-            self._streams = TextStreams(self.model.checkpoint, self._tokens_BT, threads=threads, block=block)
-        while self._streams.layer < layer:
-            self._streams.advance()
-        return self._streams.stream_BTD.copy()
 
     def _behind_prefix(self, layer: int, threads: int) -> np.ndarray:
         if self._states is None or self._states.layer > layer:

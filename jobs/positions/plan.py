@@ -14,10 +14,10 @@ from qkatlas.jobs.plan.shape import Shape
 from qkatlas.jobs.plan.step import DRIVER, WORKERS, Load, Step
 from qkatlas.jobs.plan.table import PlannedTable
 from qkatlas.jobs.positions.corpus import length_within
-from qkatlas.jobs.positions.job import BLOCK_POSITIONS
 from qkatlas.jobs.positions.spec import Positions, windows_of
 from qkatlas.jobs.worker.tables import TOKENS
 from qkatlas.outputs.schemas import positions as schemas
+from qkatlas.pipeline.circuit.text_streams import BLOCK_POSITIONS
 from qkatlas.pipeline.models.blocks import BLOCK_ROWS
 from qkatlas.pipeline.positions.comparison import DESTINATIONS, PATTERNS
 from qkatlas.pipeline.positions.kinds import PREFIX

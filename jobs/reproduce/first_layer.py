@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qkatlas.jobs.inputs.model import Model
-from qkatlas.jobs.positions.corpus import SHORTEST
+from qkatlas.jobs.inputs.windows import SHORTEST
 from qkatlas.jobs.positions.job import PositionsJob
 from qkatlas.jobs.positions.spec import Positions
 from qkatlas.jobs.reproduce.published import DEFINED, PUBLISHED, Facts

@@ -138,9 +138,8 @@ class ReproduceJob(ModelJob[Reproduce]):
 
     def _remarks(self) -> Iterable[str]:
         """What to know of the request before the first run."""
-        vocabulary, given = self.model.vocabulary, self.spec.frequencies
-        if given is not None and vocabulary.has_tokenizer and (warning := given.mismatch(vocabulary.texts())):
-            yield warning
+        if self.spec.frequencies is not None:
+            yield from self.spec.frequencies.notes(self.model.vocabulary)
         if self.drawn.prompts is None and (dropped := self.drawn.dropped()):  # the ablation says it otherwise
             yield dropped
 

@@ -84,11 +84,8 @@ class SimilarityJob(ModelJob[Similarity]):
     def notes(self) -> Iterable[str]:
         """What `--states auto` means, and what is wrong with the frequencies, if their texts are not the model's."""
         yield from self._states.notes()
-        vocabulary = self.model.vocabulary
-        if self._listed is not None and vocabulary.has_tokenizer:
-            warning = self._listed.mismatch(vocabulary.texts())
-            if warning is not None:
-                yield warning
+        if self._listed is not None:
+            yield from self._listed.notes(self.model.vocabulary)
 
     def steps(self) -> Sequence[AnyStep]:
         """One step: fixed ranges of query tokens."""

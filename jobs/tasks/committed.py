@@ -12,24 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qkatlas.outputs.runs.part import Part
-from qkatlas.outputs.runs.reader import list_matrix, read_parts
-from qkatlas.outputs.runs.run import Run
-from qkatlas.outputs.runs.shard import Shard
+from qkatlas.outputs.runs.reader import list_matrix
 from qkatlas.pipeline.models.head import Head
-
-
-def parts_of(run: Run, shards: Sequence[Shard]) -> list[Part] | None:
-    """All that some shards committed, in their order; None unless every one of them did."""
-    receipts = run.receipts()
-    if any(shard.name not in receipts for shard in shards):
-        return None
-    return [part for shard in shards for part in receipts[shard.name].parts]
-
-
-def read_table(run: Run, parts: Sequence[Part], name: str) -> pa.Table:
-    """What some parts hold of one table."""
-    return read_parts(run, [part for part in parts if part.path.startswith(f"{name}/")])
 
 
 @dataclass(frozen=True)

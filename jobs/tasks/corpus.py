@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qkatlas.jobs.inputs.model import Model
+from qkatlas.jobs.inputs.windows import tokens_of
 from qkatlas.jobs.tasks.spec import Tasks
 from qkatlas.jobs.worker.prompt_shards import PROMPTS_PER_SHARD
 from qkatlas.outputs.runs.shard import Shard
@@ -19,8 +20,6 @@ from qkatlas.pipeline.tasks.prompts import TaskPrompts
 from qkatlas.pipeline.tasks.user import of_user, parse_tasks
 from qkatlas.pipeline.tasks.words import Words
 from qkatlas.pipeline.text import streams
-from qkatlas.pipeline.text.calibration import passages
-from qkatlas.pipeline.text.passages import tokenise
 from qkatlas.pipeline.text.tokenizer import encoder
 
 UNCHANGED, REPLACED, TEXT = "clean", "ablated", "text"
@@ -145,8 +144,7 @@ def text_windows(spec: Tasks, model: Model) -> np.ndarray | None:
     length = min(TEXT_POSITIONS, a.n_ctx) - 1
     if not model.vocabulary.has_tokenizer or length < 2:
         return None
-    text = spec.text if spec.text is not None else "\n\n".join(passages())
-    tokens_W = tokenise(model.checkpoint.path, text, a.vocab_size)
+    tokens_W = tokens_of(spec.text, model)
     count = min(MOST_WINDOWS, len(tokens_W) // length)
     if not count:
         if spec.text is None:

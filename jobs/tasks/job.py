@@ -17,7 +17,7 @@ from qkatlas.jobs.inputs.opening import ModelJob
 from qkatlas.jobs.loop.step import AnyStep, Context, Step
 from qkatlas.jobs.tasks.answer import heads_of_tasks
 from qkatlas.jobs.tasks.chosen import Chosen, choose
-from qkatlas.jobs.tasks.committed import Linear, parts_of, read_linear, read_losses, read_table
+from qkatlas.jobs.tasks.committed import Linear, read_linear, read_losses
 from qkatlas.jobs.tasks.corpus import REPLACED, TEXT, UNCHANGED, Corpus, alike_tokens, text_shards, text_windows
 from qkatlas.jobs.tasks.effects import TaskResult, tables_of
 from qkatlas.jobs.tasks.prefixes import synthetic_tables, text_tables
@@ -25,6 +25,7 @@ from qkatlas.jobs.tasks.spec import Tasks
 from qkatlas.jobs.tasks.tables import TABLES, prompts_table, sources_table
 from qkatlas.jobs.tasks.work import Piece, Replaced, Text, Unchanged, run_replaced, run_text, run_unchanged
 from qkatlas.jobs.worker.tables import tokens_table
+from qkatlas.outputs.runs.reader import read_parts
 from qkatlas.outputs.runs.run import Run
 from qkatlas.outputs.runs.shard import Shard
 from qkatlas.outputs.schemas import tasks as schemas
@@ -127,7 +128,7 @@ class TasksJob(ModelJob[Tasks]):
         return shuffled(weights, self.spec.seed) if self.spec.random_weights else weights
 
     def _replaced(self, context: Context) -> Replaced | None:
-        parts = parts_of(context.run, self.corpus.unchanged())
+        parts = context.run.parts_of(self.corpus.unchanged())
         if parts is None:
             return None
         weights = self._weights()
@@ -158,9 +159,9 @@ class TasksJob(ModelJob[Tasks]):
         return [shard for shard in self.corpus.unchanged() if shard.bounds["task"] == number]
 
     def _read(self, run: Run, number: int, name: str) -> pa.Table:
-        parts = parts_of(run, self._unchanged_of(number))
+        parts = run.parts_of(self._unchanged_of(number))
         assert parts is not None, "all of it was committed"
-        return read_table(run, parts, name)
+        return read_parts(run, parts, name)
 
     def _linear(self, run: Run, number: int) -> Linear:
         return read_linear(self._read(run, number, "head_sums"), self._shape, self.spec.kind)
@@ -176,7 +177,7 @@ class TasksJob(ModelJob[Tasks]):
         linear = self._linear(run, number)
         chosen = self._chosen(number, linear)
         shards = [shard for shard in self.corpus.replaced(self.heads) if shard.bounds["task"] == number]
-        parts = parts_of(run, shards)
+        parts = run.parts_of(shards)
         assert parts is not None, "all of it was committed"
         summaries = [run.receipts()[shard.name].summary for shard in self._unchanged_of(number)]
         components = {
@@ -191,7 +192,7 @@ class TasksJob(ModelJob[Tasks]):
             chosen=chosen,
             linear=linear,
             clean=self._clean(run, number),
-            ablated=read_losses(read_table(run, parts, "task_losses"), chosen.measured),
+            ablated=read_losses(read_parts(run, parts, "task_losses"), chosen.measured),
             dla=dla.reshape(*self._shape, -1, 2).mean(axis=2),
             components=components,
             residual=max(summary["residual"] for summary in summaries),
@@ -217,9 +218,9 @@ class TasksJob(ModelJob[Tasks]):
         by_task = {self.corpus.tasks[number].task: self._dla(run, number) for number in numbers}
         prefix, corrupted = synthetic_tables(by_task, self._shape, self.spec.seed)
         if self._windows_BT is not None:
-            parts = parts_of(run, text_shards(len(self._windows_BT)))
+            parts = run.parts_of(text_shards(len(self._windows_BT)))
             assert parts is not None, "all of it was committed"
-            found["prefix_text"], more = text_tables(read_table(run, parts, "prefix_examples"), self.spec.seed)
+            found["prefix_text"], more = text_tables(read_parts(run, parts, "prefix_examples"), self.spec.seed)
             corrupted = pa.concat_tables([corrupted, pa.Table.from_pylist(more, schema=schemas.PREFIX_CORRUPTED)])
         return {
             **found,

@@ -71,11 +71,10 @@ def placed(table: pa.Table, path: str) -> pa.Table:
     """
     if is_older(path):
         return table
-    metadata = table.schema.metadata
     missing = {name: number for name, number in place_of(path).items() if name not in table.column_names}
     for number, (name, value) in enumerate(missing.items()):
         table = table.add_column(number, COLUMNS[name], pa.repeat(pa.scalar(value, pa.int32()), len(table)))
-    return table.replace_schema_metadata(metadata)
+    return table
 
 
 def columns_at(file: str) -> Iterable[pa.Field]:

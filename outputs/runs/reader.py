@@ -182,17 +182,19 @@ def _table_of(part: Part) -> str:
     return part.path.partition("/")[0].removesuffix(".parquet")
 
 
-def read_parts(run: Run, parts: Sequence[Part]) -> pa.Table:
+def read_parts(run: Run, parts: Sequence[Part], table: str | None = None) -> pa.Table:
     """The rows of some parts, one part after the other, without partition columns.
 
     Args:
         run: the run, finished or not.
-        parts: at least one of its parts.
+        parts: of the run; at least one of them is read.
+        table: the table whose parts are read; None = all are, and are of one.
 
     Returns:
         Their rows.
     """
-    contents = side_by_side(run.folder, lambda part: run.folder.read(part.path), parts)
+    read = [part for part in parts if table in (None, _table_of(part))]
+    contents = side_by_side(run.folder, lambda part: run.folder.read(part.path), read)
     return pa.concat_tables([table_of(content) for content in contents])
 
 

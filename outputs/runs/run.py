@@ -237,6 +237,19 @@ class Run:
         """The receipts of the shards found sound or recorded by this driver, by the shard's name, oldest first."""
         return dict(self._sound)
 
+    def parts_of(self, shards: Sequence[Shard], *, made_from: str | None = None) -> list[Part] | None:
+        """The parts of some shards, shard by shard; None unless each of them has a receipt.
+
+        Args:
+            shards: the shards.
+            made_from: what the receipts must say that they were computed from; None = whatever it was.
+        """
+        found = [self._sound.get(shard.name) for shard in shards]
+        receipts = [one for one in found if one is not None and made_from in (None, one.inputs)]
+        if len(receipts) < len(shards):
+            return None
+        return [part for receipt in receipts for part in receipt.parts]
+
     def committed(self) -> dict[str, Receipt]:
         """The newest receipt of every shard that was ever committed, whatever became of its files."""
         try:

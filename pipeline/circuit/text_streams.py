@@ -24,6 +24,37 @@ BLOCK_PASSAGES = 64
 """Passages in one block; fixed, as the rows of a block of tokens are."""
 
 
+BLOCK_POSITIONS = 4096
+"""Positions of the passages that pass a layer together, where they may be long."""
+
+
+class StreamsByLayer:
+    """What enters one layer after another at the same passages; they go back to the first layer where one is passed.
+
+    Args:
+        weights: the model.
+        tokens_BT: int64 [B, T], the passages.
+    """
+
+    def __init__(self, weights: Weights, tokens_BT: npt.NDArray[np.int64]) -> None:
+        self._weights, self._tokens_BT = weights, tokens_BT
+        self._streams: TextStreams | None = None
+
+    def at(self, layer: int, *, threads: int) -> npt.NDArray[np.float32]:
+        """What enters a layer, float32 [B, T, D]; a copy, for the streams go on in place.
+
+        Args:
+            layer: the layer.
+            threads: threads to use; no number depends on it.
+        """
+        if self._streams is None or self._streams.layer > layer:
+            block = max(1, BLOCK_POSITIONS // self._tokens_BT.shape[1])
+            self._streams = TextStreams(self._weights, self._tokens_BT, threads=threads, block=block)
+        while self._streams.layer < layer:
+            self._streams.advance()
+        return self._streams.stream_BTD.copy()
+
+
 class TextStreams:
     """Passages of equal length, each read from its first position on.
 
